@@ -1,0 +1,1 @@
+"""rbfbench: how robust is this image classifier, really?"""

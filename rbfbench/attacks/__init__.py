@@ -1,0 +1,11 @@
+"""The adversary: one function an attack, one table of them; this page is torch-free.
+
+Suites are the frozen, versioned lists of attacks in `suites/*.toml`.
+"""
+
+from __future__ import annotations
+
+from rbfbench.attacks.suites import SUITES, Row, load_suite, single_rows
+from rbfbench.attacks.table import ATTACKS, VIEWS, AttackInfo, Parameter
+
+__all__ = ["ATTACKS", "SUITES", "VIEWS", "AttackInfo", "Parameter", "Row", "load_suite", "single_rows"]

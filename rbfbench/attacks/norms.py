@@ -1,0 +1,192 @@
+"""Everything that depends on the norm, once: lengths, exact projections, random starts, steepest steps.
+
+A perturbation delta of images x must stay in the ball ||delta||_p <= eps and in the box x + delta in [0,1]. All
+functions treat each image of a batch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rbfbench.attacks.rng import Keys
+
+SHRINK = 1 - 1e-6  # attacks aim at eps * SHRINK, so that float32 rounding does not carry them over eps
+BISECTIONS = 60  # halves the bracket of a Lagrange multiplier to below float64 resolution
+TINY = 1e-12
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """(N,) as (N, 1, 1, 1)."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _box(x: Tensor, delta: Tensor) -> Tensor:
+    return torch.clamp(x + delta, 0, 1) - x
+
+
+def _bisect(norm_at: Callable[[Tensor], Tensor], upper: Tensor, eps: float) -> Tensor:
+    """(N,) multipliers at which the decreasing `norm_at` meets eps, from the feasible side."""
+    low, high = torch.zeros_like(upper), upper
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        inside = norm_at(middle) <= eps
+        low, high = torch.where(inside, low, middle), torch.where(inside, middle, high)
+    return high
+
+
+# linf ----------------------------------------------------------------------------------------------------------------
+def _length_linf(delta: Tensor) -> Tensor:
+    return delta.flatten(1).abs().amax(1)
+
+
+def _project_linf(x: Tensor, delta: Tensor, eps: float) -> Tensor:
+    return _box(x, delta.clamp(-eps, eps))
+
+
+def _start_linf(keys: Keys, x: Tensor, eps: float) -> Tensor:
+    return (2 * keys.uniform(tuple(x.shape[1:]), x) - 1) * eps
+
+
+def _step_linf(x: Tensor, x_adv: Tensor, gradient: Tensor) -> Tensor:
+    return gradient.sign()
+
+
+# l2 ------------------------------------------------------------------------------------------------------------------
+def _length_l2(delta: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    return length
+
+
+def _project_l2(x: Tensor, delta: Tensor, eps: float) -> Tensor:
+    """delta_i = clip(delta_i / (1 + lam), -x_i, 1 - x_i) with lam >= 0 least: the nearest point of ball and box."""
+    inside = _box(x, delta)
+    if eps == 0:
+        return torch.zeros_like(delta)
+    outside = _length_l2(inside) > eps
+    if not outside.any():
+        return inside
+    xo, do = x[outside], delta[outside]
+
+    def at(lam: Tensor) -> Tensor:
+        return _box(xo, do / (1 + _column(lam, do)))
+
+    lam = _bisect(lambda lam: _length_l2(at(lam)), _length_l2(do) / eps, eps)
+    inside[outside] = at(lam)
+    return inside
+
+
+def _start_l2(keys: Keys, x: Tensor, eps: float) -> Tensor:
+    """Uniform in the ball: a uniform direction, radius eps * U^(1/d)."""
+    direction = keys.normal(tuple(x.shape[1:]), x)
+    radius = keys.fold("radius").uniform((), x) ** (1 / x[0].numel())
+    return direction * _column(eps * radius / _length_l2(direction).clamp(min=TINY), x)
+
+
+def _step_l2(x: Tensor, x_adv: Tensor, gradient: Tensor) -> Tensor:
+    # Scaled by the largest entry first: the square of a tiny gradient would underflow and the attack would not move.
+    scaled = gradient / _column(_length_linf(gradient).clamp(min=torch.finfo(gradient.dtype).tiny), gradient)
+    return scaled / _column(_length_l2(scaled).clamp(min=TINY), gradient)
+
+
+# l1 ------------------------------------------------------------------------------------------------------------------
+def _length_l1(delta: Tensor) -> Tensor:
+    return delta.flatten(1).abs().sum(1)
+
+
+def _project_l1(x: Tensor, delta: Tensor, eps: float) -> Tensor:
+    """delta_i = sign(delta_i) clip(|delta_i| - lam, 0, room_i) with lam >= 0 least: nearest point of ball and box.
+
+    Duchi's projection followed by clipping is not it: on images full of 0 and 1 that wastes budget (arXiv 2103.01208).
+    """
+    inside = _box(x, delta)
+    outside = _length_l1(inside) > eps
+    if not outside.any():
+        return inside
+    xo, do = x[outside], delta[outside]
+
+    def at(lam: Tensor) -> Tensor:
+        return _box(xo, do.sign() * (do.abs() - _column(lam, do)).clamp(min=0))
+
+    lam = _bisect(lambda lam: _length_l1(at(lam)), _length_linf(do), eps)
+    inside[outside] = at(lam)
+    return inside
+
+
+def _start_l1(keys: Keys, x: Tensor, eps: float) -> Tensor:
+    """Uniform in the ball: a Laplace vector over its l1 norm, radius eps * U^(1/d)."""
+    u = keys.uniform(tuple(x.shape[1:]), x) - 0.5
+    laplace = -u.sign() * torch.log1p(-2 * u.abs().clamp(max=0.5 - 2**-25))
+    radius = keys.fold("radius").uniform((), x) ** (1 / x[0].numel())
+    return laplace * _column(eps * radius / _length_l1(laplace).clamp(min=TINY), x)
+
+
+L1_SHARE = 0.01  # of the coordinates move in one l1 step, as in SLIDE (arXiv 1904.13000)
+
+
+def _step_l1(x: Tensor, x_adv: Tensor, gradient: Tensor) -> Tensor:
+    """Unit l1 step on the largest gradients that still have room (arXiv 1904.13000).
+
+    The true steepest direction is one coordinate; if that one is at its bound the attack would never move.
+    """
+    blocked = ((x_adv <= 0) & (gradient < 0)) | ((x_adv >= 1) & (gradient > 0))
+    useful = gradient.masked_fill(blocked, 0).flatten(1)
+    k = max(1, round(L1_SHARE * useful.shape[1]))
+    top = useful.abs().topk(k, dim=1).indices
+    direction = torch.zeros_like(useful).scatter(1, top, useful.gather(1, top).sign())
+    return (direction / direction.abs().sum(1, keepdim=True).clamp(min=1)).view_as(gradient)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """What an attack may ask of a norm.
+
+    Attributes:
+        length: ||delta||_p of (N, ...) as (N,).
+        project: (x, delta, eps) -> the point nearest to delta in ball and box.
+        start: (keys, x, eps) -> a uniform sample of the ball, before the box.
+        step: (x, x_adv, gradient) -> ascent direction of unit length.
+        linear_optimum: (x, gradient, eps) -> maximiser of the linearised loss over ball and box.
+    """
+
+    length: Callable[[Tensor], Tensor]
+    project: Callable[[Tensor, Tensor, float], Tensor]
+    start: Callable[[Keys, Tensor, float], Tensor]
+    step: Callable[[Tensor, Tensor, Tensor], Tensor]
+    linear_optimum: Callable[[Tensor, Tensor, float], Tensor]
+
+
+def _linear_linf(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
+    return _box(x, eps * gradient.sign())
+
+
+def _linear_l2(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
+    """delta_i = sign(g_i) min(lam |g_i|, room_i) with ||delta|| = eps, or the corner of the box if eps is larger."""
+    unit = _step_l2(x, x, gradient)
+
+    def at(inverse: Tensor) -> Tensor:  # inverse = 1 / lam, so that the norm decreases in it
+        return _box(x, unit / _column(inverse.clamp(min=TINY), unit))
+
+    upper = torch.full_like(x[:, 0, 0, 0], 1 / max(eps, TINY))
+    return torch.zeros_like(x) if eps == 0 else at(_bisect(lambda t: _length_l2(at(t)), upper, eps))
+
+
+def _linear_l1(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
+    """Fill the coordinates' rooms by falling |g_i| until eps is spent (fractional knapsack)."""
+    flat = gradient.flatten(1)
+    room = torch.where(gradient > 0, 1 - x, x).flatten(1) * (flat != 0)
+    order = flat.abs().argsort(dim=1, descending=True)
+    sorted_room = room.gather(1, order)
+    spent_before = sorted_room.cumsum(1) - sorted_room
+    filled = torch.minimum(sorted_room, (eps - spent_before).clamp(min=0))
+    return (torch.zeros_like(flat).scatter(1, order, filled) * flat.sign()).view_as(x)
+
+
+NORMS: dict[str, Norm] = {
+    "linf": Norm(_length_linf, _project_linf, _start_linf, _step_linf, _linear_linf),
+    "l2": Norm(_length_l2, _project_l2, _start_l2, _step_l2, _linear_l2),
+    "l1": Norm(_length_l1, _project_l1, _start_l1, _step_l1, _linear_l1),
+}

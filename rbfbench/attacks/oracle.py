@@ -1,0 +1,151 @@
+"""All that an attack sees of a model: logits and gradients of a view of it, counted and keyed for each image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rbfbench.attacks.rng import Keys
+from rbfbench.errors import ModelError
+
+# (images (N,...), keys of N * draws rows or None) -> logits (N * draws, classes), draws of an image side by side.
+Forward = Callable[[Tensor, Keys | None], Tensor]
+
+
+class Evaluation(NamedTuple):
+    """One look at the model: logits (N, classes), the loss (N,), and its gradient (N, C, H, W)."""
+
+    logits: Tensor
+    values: Tensor
+    gradient: Tensor
+
+
+class Counts:
+    """What each image has cost, and how many draws of noise it has seen."""
+
+    def __init__(self, n: int) -> None:
+        self.forwards = np.zeros(n, np.int64)
+        self.backwards = np.zeros(n, np.int64)
+        self.drawn = np.zeros(n, np.int64)
+
+
+class Oracle:
+    """A view of a model for a batch of images, which can be narrowed: `oracle[index]`.
+
+    With several draws the logits are the log of the mean probability and gradients are those of the loss of that mean:
+    the rule by which a randomised defence decides (objective (b) of expectation over transformation; exact, since the
+    noise does not depend on the image).
+
+    Args:
+        forward: The view: noisy if it heeds its keys.
+        keys: (N,) one an image; None for a view without noise.
+        draws: Noisy passes averaged in each call.
+        exact: The view decides like the model itself, so an image misclassified here is broken.
+        max_rows: Rows (images times draws) that one pass may hold; more draws are taken in turn, so memory stays.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        keys: Keys | None,
+        n: int,
+        *,
+        draws: int = 1,
+        exact: bool = True,
+        max_rows: int = 10_000,
+    ) -> None:
+        self.forward = forward
+        self.keys = keys
+        self.draws = draws if keys is not None else 1
+        self.exact = exact
+        self.max_rows = max_rows
+        self.counts = Counts(n)
+        self.index: NDArray[np.intp] = np.arange(n)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Tensor) -> Oracle:
+        """The oracle of the images at `index` (a mask or positions), sharing their counts and keys."""
+        narrowed = object.__new__(Oracle)
+        narrowed.__dict__.update(self.__dict__)
+        where = index.cpu().numpy()
+        narrowed.index = self.index[where]
+        narrowed.keys = None if self.keys is None else self.keys[where]
+        return narrowed
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W), without a graph."""
+        with torch.no_grad():
+            logits = self._mean(torch.cat([group for _, group in self._passes(x)], dim=1))
+        self._count(backward=False, twice=False)
+        return logits
+
+    def value_and_grad(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Evaluation:
+        """Evaluate `loss(logits) -> (N,)` and its gradient at x.
+
+        Raises:
+            ModelError: No gradient reaches the image.
+        """
+        x = x.detach().requires_grad_()
+        one_pass = len(x) * self.draws <= self.max_rows or self.draws == 1
+        with torch.enable_grad():
+            if one_pass:
+                logits = self._mean(next(self._passes(x))[1])
+                values = loss(logits)
+                gradient = self._gradient(values.sum(), x)
+            else:
+                logits, values, gradient = self._in_turn(x, loss)
+        self._count(backward=True, twice=not one_pass)
+        return Evaluation(logits.detach(), values.detach(), gradient)
+
+    def _in_turn(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Evaluation:
+        """Draws in turn: the mean first, then each draw's share p_c / sum of p_c of the gradient of the mean."""
+        with torch.no_grad():
+            logits = self._mean(torch.cat([group for _, group in self._passes(x)], dim=1))
+        leaf = logits.detach().requires_grad_()
+        values = loss(leaf)
+        upstream = self._gradient(values.sum(), leaf)
+        gradient = torch.zeros_like(x)
+        for _, group in self._passes(x):
+            log_probability = group.log_softmax(dim=2)
+            share = (log_probability.detach() - logits[:, None]).exp() / self.draws
+            gradient += self._gradient((upstream[:, None] * share * log_probability).sum(), x)
+        return Evaluation(logits, values, gradient)
+
+    def _passes(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """(draws done, logits (N, draws of this pass, classes)) for as many passes as `max_rows` needs."""
+        done = 0
+        while done < self.draws:
+            draws = min(max(1, self.max_rows // max(len(x), 1)), self.draws - done)
+            keys = self.keys and self.keys.spread(draws, self.counts.drawn[self.index] + done)
+            logits = self.forward(x, keys)
+            yield done, logits.view(len(x), draws, -1)
+            done += draws
+
+    def _mean(self, logits: Tensor) -> Tensor:
+        if logits.shape[1] == 1:
+            return logits[:, 0]
+        return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(logits.shape[1])
+
+    @staticmethod
+    def _gradient(value: Tensor, at: Tensor) -> Tensor:
+        gradient = torch.autograd.grad(value, at, allow_unused=True)[0] if value.requires_grad else None
+        if gradient is None:
+            raise ModelError(
+                "the attack needs gradients",
+                "none flows from the model's output back to its input",
+                "run black-box attacks, or give the model a differentiable surrogate",
+            )
+        return gradient
+
+    def _count(self, *, backward: bool, twice: bool) -> None:
+        self.counts.forwards[self.index] += self.draws * (1 + twice)
+        self.counts.backwards[self.index] += self.draws * backward
+        self.counts.drawn[self.index] += self.draws

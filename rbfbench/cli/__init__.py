@@ -1,0 +1,74 @@
+"""The command line: one torch-free module a command, found by name, and the exit codes."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from rbfbench.errors import RbfbenchError, unknown_name
+
+COMMANDS = {
+    "attack": "rbfbench.cli.attack:attack",
+    "data": "rbfbench.cli.data:data",
+    "ls": "rbfbench.cli.ls:ls",
+    "train": "rbfbench.cli.train:train",
+}
+
+INTERRUPTED = 130
+
+
+class _Commands(click.Group):
+    """Imports a command's module when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise unknown_name("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="rbfbench")
+def cli() -> None:
+    """How robust is this image classifier, really?
+
+    Exit codes: 0 done and passed; 1 the gate says no; 2 wrong command line; 3 could not answer; 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = cli.main(standalone_mode=False, auto_envvar_prefix="RBFBENCH")
+    except RbfbenchError as error:
+        click.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does; Python would complain once more when it flushes.
+        sys.stdout = None
+        code = 0
+    except Exception:  # a defect of ours: it must not look like "the gate says no"
+        import traceback
+
+        traceback.print_exc()
+        code = 3
+    sys.exit(code if isinstance(code, int) else 0)

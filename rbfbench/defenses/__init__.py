@@ -1,0 +1,24 @@
+"""The defender: RBF-CNN and the classifiers behind it. This page is torch-free.
+
+Shipped weights are `weights/DATASET-NAME.safetensors`, each with a card beside it.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+SHIPPED: dict[str, str] = {
+    "rcnn": "RBF-CNN trained on clean images (arXiv 2004.02183)",
+    "cnn": "the same classifier without defence",
+}
+
+DEFAULT_MODEL = "rcnn"
+
+PRESET_NAMES = ("default", "paper", "authors")  # of `rbf.PRESETS`
+
+
+def shipped_path(name: str, dataset: str) -> Path | None:
+    """The weights file of a shipped model for a data set, or None where none is shipped."""
+    path = Path(str(files(__name__) / "weights" / f"{dataset}-{name}.safetensors"))
+    return path if path.is_file() else None

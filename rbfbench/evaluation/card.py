@@ -1,0 +1,80 @@
+"""The card of a weights file: how it was made, and what it scores as it was written."""
+
+from __future__ import annotations
+
+import json
+from math import fsum
+from pathlib import Path
+
+import torch
+
+from rbfbench.attacks.rng import Keys
+from rbfbench.data.images import Images
+from rbfbench.evaluation.environment import describe_environment
+from rbfbench.evaluation.loading import load_target
+from rbfbench.evaluation.target import Target
+from rbfbench.results.intervals import score
+from rbfbench.training.trainer import Trained
+
+
+def clean_accuracy(target: Target, images: Images, batch: int = 100) -> tuple[int, int]:
+    """(right, asked) over all images, one decision each."""
+    keys = Keys.of(images.ids, 0).fold("card")
+    right = 0
+    for start in range(0, len(images), batch):
+        x, y = images.batch(start, start + batch)
+        logits = target.decide(x.to(target.device), keys[start : start + batch])
+        right += int((logits.argmax(1).cpu() == y).sum())
+    return right, len(images)
+
+
+def write_card(path: Path, trained: Trained, sets: dict[str, Images], device: torch.device) -> str:
+    """Measure the file at `path` on some sets of images, write `path` with the ending .md, and return its text.
+
+    Args:
+        path: Weights as they will be shipped: the numbers are theirs, not those of the model in memory.
+        trained: What the training tells.
+        sets: Name to images.
+        device: Where to measure.
+    """
+    recipe = trained.blueprint.recipe
+    lines = [
+        f"# {path.stem}",
+        "",
+        f"{recipe['recipe']['about']}. Trained by `rbfbench train {recipe['name']} --dataset {recipe['dataset']}`.",
+        "",
+        "| images | accuracy | 95% interval | n | decision |",
+        "|---|---|---|---|---|",
+    ]
+    for name, images in sets.items():
+        target = load_target(str(path), images, device)
+        lines.append(_line(f"{name}: {images.source}", target, images))
+        if "eot" in target.views:
+            quiet = load_target(str(path), images, device, knobs={"beta2": 0.0})
+            lines.append(_line(f"{name}: {images.source}", quiet, images))
+    last = trained.history[-1]
+    made = describe_environment(device)
+    lines += [
+        "",
+        f"Last epoch: loss {last['loss']:.4f}, training accuracy {last['train_accuracy']:.4f} (augmented images), "
+        f"held-out accuracy {last['validation_accuracy']:.4f} without noise.",
+        f"Epochs {len(trained.history)}, {trained.wall_s / 60:.0f} minutes of training on {made.device}, "
+        f"{made.threads} threads, torch {made.torch}.",
+        "",
+        "```json",
+        json.dumps(recipe, indent=2, sort_keys=True),
+        "```",
+        "",
+    ]
+    text = "\n".join(lines)
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _line(name: str, target: Target, images: Images) -> str:
+    right, n = clean_accuracy(target, images)
+    measured = score(fsum([right]), n)
+    low, high = measured.ci95
+    config = getattr(target.model, "config", None)
+    how = f"beta1 {config.beta1:g}, beta2 {config.beta2:g}, m {target.m}" if config else "one pass"
+    return f"| {name} | {measured.accuracy:.2%} | {low:.2%} to {high:.2%} | {n} | {how} |"

@@ -1,0 +1,84 @@
+"""Reasons to distrust the numbers of a run, computed from its rows. A check that did not fire proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rbfbench.attacks import Row
+from rbfbench.evaluation.target import Target
+from rbfbench.results.records import AttackRow, Check, Score
+
+ONE_POINT = 0.01
+
+
+def run_checks(target: Target, clean: Score, rows: Sequence[AttackRow], left_out: Sequence[Row]) -> list[Check]:
+    """All checks, fired or not.
+
+    Args:
+        target: The model.
+        clean: Its accuracy without attack.
+        rows: The attacks that ran.
+        left_out: Rows of the suite whose view the model does not have.
+    """
+    names = ", ".join(row.id for row in left_out)
+    chance = 1 / target.n_classes
+    at_chance = clean.ci95[0] <= chance
+    adaptive = any(row.view not in ("static", "none") for row in rows)
+    return [
+        Check(
+            code="clean-at-chance",
+            fired=at_chance,
+            detail=f"clean accuracy {clean.accuracy:.1%} cannot be told from chance ({chance:.1%}): "
+            "does the model expect another input range or label order?",
+        ),
+        Check(
+            code="probabilities",
+            fired=target.probabilities,
+            detail="the model returns probabilities; return logits, or attacks on its loss may see no gradient",
+        ),
+        Check(
+            code="noise-not-attacked",
+            fired=target.stochastic and not adaptive and bool(rows),
+            detail="the model is random and no attack averaged over its noise: add `--gradient eot`",
+        ),
+        Check(
+            code="rows-left-out",
+            fired=bool(left_out),
+            detail=f"this model has no such view, so these rows did not run: {names}",
+        ),
+        _single_step(rows),
+        _black_box(rows),
+        _eight_bit(rows),
+    ]
+
+
+def _best(rows: Sequence[AttackRow], *names: str) -> AttackRow | None:
+    return min((row for row in rows if row.name in names), key=lambda row: row.accuracy, default=None)
+
+
+def _single_step(rows: Sequence[AttackRow]) -> Check:
+    one, many = _best(rows, "fgsm"), _best(rows, "pgd", "mi-fgsm")
+    fired = one is not None and many is not None and many.accuracy > one.accuracy + ONE_POINT
+    return Check(
+        code="single-step-stronger",
+        fired=fired,
+        detail="one step breaks more than many: gradients mislead the iterated attack (arXiv 1802.00420)",
+    )
+
+
+def _black_box(rows: Sequence[AttackRow]) -> Check:
+    noise, gradient = _best(rows, "noise"), _best(rows, "fgsm", "pgd", "mi-fgsm")
+    fired = noise is not None and gradient is not None and noise.accuracy < gradient.accuracy
+    return Check(
+        code="noise-stronger", fired=fired, detail="random points break more than gradients do: gradients are masked"
+    )
+
+
+def _eight_bit(rows: Sequence[AttackRow]) -> Check:
+    worst = max(rows, key=lambda row: row.accuracy_8bit - row.accuracy, default=None)
+    gap = worst.accuracy_8bit - worst.accuracy if worst else 0.0
+    return Check(
+        code="lost-in-8-bit",
+        fired=gap > ONE_POINT,
+        detail=f"rounding to 8 bits undoes attacks on {max(gap, 0):.1%} of the images ({worst.id if worst else '-'})",
+    )

@@ -1,0 +1,377 @@
+"""A run is one straight line: images and target -> for each attack: candidates -> verifier -> cell -> run."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from math import fsum
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rbfbench.attacks import ATTACKS, Row
+from rbfbench.attacks.oracle import Oracle
+from rbfbench.attacks.rng import Keys
+from rbfbench.data.images import Images
+from rbfbench.errors import RbfbenchError
+from rbfbench.evaluation.checks import run_checks
+from rbfbench.evaluation.environment import describe_environment
+from rbfbench.evaluation.examples import Examples
+from rbfbench.evaluation.memory import choose_batch_size, is_out_of_memory
+from rbfbench.evaluation.spec import RunSpec
+from rbfbench.evaluation.target import Target, View
+from rbfbench.evaluation.verify import Verdict, verify
+from rbfbench.results.intervals import score
+from rbfbench.results.records import AttackRow, Category, Cell, Check, Norm, Run, Sample, Score
+from rbfbench.results.records import View as ViewName
+from rbfbench.results.store import RunFolder, cell_key
+from rbfbench.results.summary import enters_worst_case, null_control, summarise, worst_case
+
+T = TypeVar("T")
+Progress = Callable[[str, float, float], None]  # (what, work done, all work), work in passes over one image
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run, its samples, and whether the user stopped it before its end."""
+
+    run: Run
+    samples: list[Sample]
+    interrupted: bool
+
+
+def evaluate(
+    target: Target,
+    images: Images,
+    spec: RunSpec,
+    *,
+    folder: RunFolder | None = None,
+    save_examples: int | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Outcome:
+    """Run every attack of the spec on the target, verify, and summarise.
+
+    Args:
+        target: The model.
+        images: The images asked for, already limited.
+        spec: What to run.
+        folder: Where to keep cells and results, resuming from those that are there.
+        save_examples: Adversarial examples to keep for each attack in the folder; None keeps all.
+        progress: Told how much of the work is done.
+
+    Raises:
+        RbfbenchError: The model cannot be judged on the images at all. A crash within an attack is no error: its
+            images are `unknown`, and the run is `partial`.
+    """
+    job = _Job(target, images, spec, progress)
+    clean = job.clean_pass()
+    cells: list[Cell] = []
+    copies: list[list[Sample]] = []
+    interrupted = False
+    try:
+        for row in job.rows:
+            cell = job.stored(folder, row)
+            if cell is None:
+                examples = Examples(folder.path if folder else None, row.id, save_examples)
+                cell = job.attack(row, examples)
+                examples.write()
+                if folder and cell.row.unknown == 0:  # a crash may not repeat itself: try such a cell again
+                    folder.write_cell(job.key(row), cell)
+            cells.append(cell)
+        if target.stochastic:
+            count = sum(enters_worst_case(cell.row) for cell in cells)
+            copies = [job.null_copy(number) for number in range(max(count, 1))]
+    except KeyboardInterrupt:
+        interrupted = True
+    unknown = any(cell.row.unknown for cell in cells)
+    run = Run(
+        status="started" if interrupted else "partial" if unknown else "complete",
+        spec=spec.document(),
+        spec_digest=cell_key(spec.deciding() | {"rows": [job.key(row) for row in job.rows]}),
+        model_digest=job.model_digest,
+        data_digest=images.digest,
+        model=target.card,
+        environment=describe_environment(target.device),
+        clean=clean,
+        attacks=[cell.row for cell in cells],
+        worst_case=worst_case(cells, len(images), stochastic=target.stochastic),
+        null_attack=null_control(copies, len(images)) if copies else None,
+        checks=job.crashes + run_checks(target, clean, [cell.row for cell in cells], job.left_out),
+    )
+    samples = [sample for cell in cells for sample in cell.samples]
+    if folder:
+        folder.finish(run, samples)
+    return Outcome(run, samples, interrupted)
+
+
+class _Job:
+    """One run in progress: what its steps share."""
+
+    def __init__(self, target: Target, images: Images, spec: RunSpec, progress: Progress) -> None:
+        self.target, self.images, self.spec, self.progress = target, images, spec, progress
+        self.keys = Keys.of(images.ids, spec.seed)
+        self.views = target.views
+        self.passes = spec.passes if target.stochastic else 1
+        self.model_digest = target.fingerprint(images)
+        self.rows = [row for row in spec.rows if row.view == "none" or row.view in self.views]
+        self.left_out = [row for row in spec.rows if row not in self.rows]
+        self.crashes: list[Check] = []
+        target.max_rows = spec.batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
+        self.done = 0.0
+        self.work = work_ahead(target, self.rows, len(images), self.passes)
+
+    def _tell(self, what: str, work: float) -> None:
+        self.done += work
+        self.progress(what, self.done, max(self.work, self.done))
+
+    def key(self, row: Row) -> str:
+        """Content address of a row's cell."""
+        return cell_key(
+            self.spec.deciding()
+            | {
+                "schema": 1,
+                "model": self.model_digest,
+                "data": self.images.digest,
+                "row": {"id": row.id, "attack": row.attack, "view": row.view, "draws": row.draws},
+                "parameters": row.parameters,
+            }
+        )
+
+    def stored(self, folder: RunFolder | None, row: Row) -> Cell | None:
+        """The row's cell if an earlier run of this folder finished it."""
+        cell = folder.read_cell(self.key(row)) if folder else None
+        if cell:
+            self._tell(row.id, row_work(self.target, row, self.passes) * len(self.images))
+        return cell
+
+    def batches(self, where: np.ndarray, rows_an_image: int) -> Iterator[np.ndarray]:
+        """Positions `where`, cut so that a batch has at most `max_rows` rows; the cut follows a lowered limit."""
+        start = 0
+        while start < len(where):
+            size = max(1, self.target.max_rows // rows_an_image)
+            yield where[start : start + size]
+            start += size
+
+    def load(self, where: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Images and labels at sorted positions, on the device."""
+        x, y = self.images.batch(int(where[0]), int(where[-1]) + 1)
+        pick = torch.from_numpy(where - where[0])
+        device = self.target.device
+        return x[pick].to(device), y[pick].to(device)
+
+    def clean_pass(self) -> Score:
+        """Decide on the clean images: who is right without any attack, and how often."""
+        n = len(self.images)
+        self.clean_correct = np.zeros(n)
+        self.clean_prediction = np.zeros(n, np.int64)
+        keys = self.keys.fold("clean")
+        for where in self.batches(np.arange(n), 1):
+
+            def decide(where: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+                x, y = self.load(where)
+                fresh = torch.stack(
+                    [self.target.decide(x, keys[where].fold("score", i)) for i in range(self.passes)]
+                ).argmax(2)
+                return [((fresh == y).double().mean(0).cpu().numpy(), fresh[0].cpu().numpy())]
+
+            parts = self._halving(decide, where)
+            self.clean_correct[where] = np.concatenate([part[0] for part in parts])
+            self.clean_prediction[where] = np.concatenate([part[1] for part in parts])
+            self._tell("clean", len(where) * self.passes * _draws(self.target))
+        return score(fsum(self.clean_correct), n)
+
+    def attack(self, row: Row, examples: Examples) -> Cell:
+        """Attack all images that are right at least once without attack, and verify what comes back."""
+        began = time.monotonic()
+        view = self.views.get(row.view) or next(iter(self.views.values()))
+        draws = view.draws or row.draws
+        samples = [self._clean_error(row, i) for i in np.flatnonzero(self.clean_correct == 0).tolist()]
+        attacked = np.flatnonzero(self.clean_correct > 0)
+        for where in self.batches(attacked, draws if view.noisy else 1):
+            samples += self._halving(partial(self._attack_batch, row, view, draws, examples), where)
+            self._tell(row.id, len(where) * row_work(self.target, row, self.passes))
+        order = {image: position for position, image in enumerate(self.images.ids)}
+        samples.sort(key=lambda sample: order[sample.image])
+        return Cell(row=self._summary(row, draws, samples, time.monotonic() - began), samples=samples)
+
+    def null_copy(self, number: int) -> list[Sample]:
+        """Unattacked images under draws of their own: one of the copies among which the null control chooses."""
+        row = Row("null", "none", {})
+        samples = [self._clean_error(row, i) for i in np.flatnonzero(self.clean_correct == 0).tolist()]
+        for where in self.batches(np.flatnonzero(self.clean_correct > 0), 1):
+
+            def judge(where: np.ndarray) -> list[Sample]:
+                x, y = self.load(where)
+                keys = self.keys[where].fold("null", number)
+                return self._samples(row, where, y, self._verdict(x, x, y, keys), np.zeros((2, len(where)), np.int64))
+
+            samples += self._halving(judge, where)
+            self._tell("null control", len(where) * _verdict_work(self.target, self.passes))
+        return samples
+
+    def _attack_batch(self, row: Row, view: View, draws: int, examples: Examples, where: np.ndarray) -> list[Sample]:
+        x, y = self.load(where)
+        keys = self.keys[where].fold("attack", row.id)
+        oracle = Oracle(
+            view.forward,
+            keys.fold("noise") if view.noisy else None,
+            len(where),
+            draws=draws,
+            exact=view.exact,
+            max_rows=self.target.max_rows,
+        )
+        try:
+            x_adv = ATTACKS[row.attack].resolve()(
+                oracle, x, y, norm=self.spec.norm, eps=self.spec.eps, rng=keys, **row.parameters
+            )
+            verdict = self._verdict(x, x_adv, y, self.keys[where].fold("verdict", row.id))
+        except RbfbenchError:
+            raise
+        except Exception as error:
+            # The one place where a crash becomes a record: these images are unknown, never robust.
+            if is_out_of_memory(error):
+                raise
+            detail = f"{row.id}: {''.join(traceback.format_exception_only(error)).strip()}"
+            self.crashes.append(Check(code="attack-crashed", fired=True, detail=detail))
+            return [self._unknown(row, i) for i in where]
+        examples.add(where, x_adv)
+        cost = np.stack([oracle.counts.forwards, oracle.counts.backwards])
+        return self._samples(row, where, y, verdict, cost)
+
+    def _verdict(self, x: Tensor, x_adv: Tensor, y: Tensor, keys: Keys) -> Verdict:
+        spec = self.spec
+        return verify(self.target, x, x_adv, y, norm=spec.norm, eps=spec.eps, keys=keys, passes=self.passes)
+
+    def _halving(self, work: Callable[[np.ndarray], list[T]], where: np.ndarray) -> list[T]:
+        """`work(where)`; when memory runs out, in halves, and with the smaller batch from then on."""
+        try:
+            return work(where)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or (len(where) == 1 and self.target.max_rows == 1):
+                raise
+        self.target.max_rows = max(1, self.target.max_rows // 2)
+        if self.target.device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = max(1, len(where) // 2)
+        parts = (where[:middle], where[middle:])
+        return [result for part in parts if len(part) for result in self._halving(work, part)]
+
+    def _samples(self, row: Row, where: np.ndarray, y: Tensor, verdict: Verdict, cost: np.ndarray) -> list[Sample]:
+        valid, answered = verdict.valid.tolist(), verdict.answered.tolist()
+        lengths = {name: length.tolist() for name, length in verdict.lengths.items()}
+        columns = zip(
+            where.tolist(),
+            y.tolist(),
+            verdict.prediction.tolist(),
+            verdict.correct.tolist(),
+            verdict.correct_8bit.tolist(),
+            verdict.wrong_any.tolist(),
+            verdict.selection.tolist(),
+            cost[0].tolist(),
+            cost[1].tolist(),
+            strict=True,
+        )
+        samples = []
+        for j, (i, label, prediction, correct, on_grid, wrong, selection, forwards, backwards) in enumerate(columns):
+            verified = valid[j] and answered[j]
+            clean = float(self.clean_correct[i])
+            samples.append(
+                Sample(
+                    attack=row.id,
+                    image=self.images.ids[i],
+                    label=label,
+                    clean_prediction=int(self.clean_prediction[i]),
+                    adversarial_prediction=prediction if verified else -1,
+                    clean_correct=clean,
+                    correct=correct if verified else clean,
+                    correct_8bit=on_grid if verified else clean,
+                    wrong_any=wrong if verified else False,
+                    selection=selection if verified else 0.0,
+                    status="ok" if verified else "unknown" if valid[j] else "invalid",
+                    **{name: length[j] if np.isfinite(length[j]) else None for name, length in lengths.items()},
+                    forwards=forwards,
+                    backwards=backwards,
+                )
+            )
+        return samples
+
+    def _clean_error(self, row: Row, i: int) -> Sample:
+        return self._unattacked(row, i, status="clean-error", correct=0.0)
+
+    def _unknown(self, row: Row, i: int) -> Sample:
+        return self._unattacked(row, i, status="unknown", correct=float(self.clean_correct[i]))
+
+    def _unattacked(self, row: Row, i: int, *, status: str, correct: float) -> Sample:
+        missing = status == "unknown"
+        return Sample(
+            attack=row.id,
+            image=self.images.ids[i],
+            label=int(self.images.labels[i]),
+            clean_prediction=int(self.clean_prediction[i]),
+            adversarial_prediction=-1 if missing else int(self.clean_prediction[i]),
+            clean_correct=float(self.clean_correct[i]),
+            correct=correct,
+            correct_8bit=correct,
+            wrong_any=not missing,
+            selection=0.0,
+            status="unknown" if missing else "clean-error",
+            linf=None if missing else 0.0,
+            l2=None if missing else 0.0,
+            l1=None if missing else 0.0,
+            forwards=0,
+            backwards=0,
+        )
+
+    def _summary(self, row: Row, draws: int, samples: list[Sample], wall_s: float) -> AttackRow:
+        spec = self.spec
+        parameters = dict(row.parameters) | ({"draws": draws} if row.view == "eot" else {})
+        return summarise(
+            samples,
+            len(self.images),
+            id=row.id,
+            name=row.attack,
+            view=cast(ViewName, row.view),
+            category=_category(row, self.views),
+            norm=cast(Norm, spec.norm),
+            eps=spec.eps,
+            decisions=self.passes,
+            wall_s=wall_s,
+            params=parameters,
+        )
+
+
+def _category(row: Row, views: dict[str, View]) -> Category:
+    if not ATTACKS[row.attack].gradient:
+        return "black-box"
+    if row.view == "eot":
+        return "adaptive"
+    return "white-box" if views[row.view].exact else "static"
+
+
+def _draws(target: Target) -> int:
+    return target.m if "eot" in target.views else 1
+
+
+def _verdict_work(target: Target, passes: int) -> float:
+    return _draws(target) * ((passes + 2) if target.stochastic else 2)
+
+
+def row_work(target: Target, row: Row, passes: int) -> float:
+    """Passes that one image costs under a row, its verdict included; a backward pass counts as one and a half."""
+    view = target.views.get(row.view)
+    draws = (view.draws or row.draws) if view and view.noisy else 1
+    forwards, backwards = ATTACKS[row.attack].passes(row.parameters)
+    return draws * (forwards + 1.5 * backwards) + _verdict_work(target, passes)
+
+
+def work_ahead(target: Target, rows: list[Row], n: int, passes: int) -> float:
+    """Passes that a run over n images will cost at most."""
+    work = passes * _draws(target) + sum(row_work(target, row, passes) for row in rows)
+    if target.stochastic:
+        work += sum(not ATTACKS[row.attack].control for row in rows) * _verdict_work(target, passes)
+    return n * work

@@ -1,0 +1,57 @@
+"""What decides a run, in one frozen object."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from rbfbench.attacks import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """Everything that decides the numbers of a run.
+
+    Attributes:
+        model: What the user called the model.
+        dataset: What the user called the images.
+        source: Which images they are, for people.
+        norm: Norm of the budget.
+        eps: The budget.
+        eps_text: As the user wrote it: 8/255 is not 0.031.
+        suite: Name of the suite, or "" for attacks given by name.
+        rows: The attacks, every parameter filled in.
+        limit: Images asked for.
+        available: Images there are.
+        seed: Seeds every key.
+        passes: Fresh decisions a stochastic model is scored on.
+        batch_size: Rows in one pass; None chooses from memory. It decides no number.
+        device: Where the model runs.
+        knobs: Constants of the defence that were changed.
+    """
+
+    model: str
+    dataset: str
+    source: str
+    norm: str
+    eps: float
+    eps_text: str
+    suite: str
+    rows: tuple[Row, ...]
+    limit: int
+    available: int
+    seed: int = 0
+    passes: int = 3
+    batch_size: int | None = None
+    device: str = "cpu"
+    knobs: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """The spec as run.json holds it."""
+        return dataclasses.asdict(self)
+
+    def deciding(self) -> dict[str, Any]:
+        """The part that decides numbers: without names for people, the rows, and how the work is cut."""
+        kept = ("norm", "eps", "seed", "passes")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name in kept}

@@ -1,0 +1,195 @@
+"""The model under attack: loading it, describing it, deciding with it, and the views of it that attacks may take."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rbfbench.attacks.oracle import Forward
+from rbfbench.attacks.rng import Keys
+from rbfbench.data.images import Images
+from rbfbench.errors import ModelError
+
+PROBE = 8  # images of the behaviour fingerprint
+
+
+@dataclass(frozen=True)
+class View:
+    """One way for an attack to look at the model.
+
+    Attributes:
+        forward: The view.
+        noisy: It needs keys.
+        draws: Draws that are fixed by the model; None lets the attack choose.
+        exact: It decides like the model itself.
+    """
+
+    forward: Forward
+    noisy: bool = False
+    draws: int | None = None
+    exact: bool = True
+
+
+@dataclass
+class Target:
+    """A classifier and what was found out about it.
+
+    A model that offers `front(x, keys, draws=)`, `front_static(x)`, `classify(images)` and `config` (see `RBFCNN`) has
+    its noise keyed for each image. Any other callable from images to logits is taken as it is; if two passes over the
+    same images differ it is treated as stochastic, and seeded for each chunk.
+
+    Attributes:
+        model: The callable.
+        name: What the user asked for.
+        device: Where it lives.
+        n_classes: Columns of its output.
+        stochastic: Its answers differ from pass to pass.
+        m: Passes averaged for one decision.
+        max_rows: Rows that one forward pass may hold.
+        probabilities: Its outputs look like probabilities, not logits.
+        card: What the table and run.json say about it.
+    """
+
+    model: Callable[[Tensor], Tensor]
+    name: str
+    device: torch.device
+    n_classes: int = 0
+    stochastic: bool = False
+    m: int = 1
+    max_rows: int = 128
+    probabilities: bool = False
+    card: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def keyed(self) -> bool:
+        """The model takes keys for its noise."""
+        return all(hasattr(self.model, name) for name in ("front", "front_static", "classify", "config"))
+
+    @property
+    def views(self) -> dict[str, View]:
+        """The views that this model has, by name; `static` of a model without noise is the model itself."""
+        if not self.keyed:
+            if self.stochastic:
+                return {"eot": View(self._seeded, noisy=True, exact=False)}
+            return {"static": View(self._plain)}
+        model: Any = self.model
+        noisy = model.config.beta2 > 0
+        views = {"static": View(lambda x, keys: model.classify(model.front_static(x)), exact=not noisy)}
+        if noisy:
+            # Noise that is fixed in the model has so many draws as the decision; averaging them is the decision.
+            draws = None if self.stochastic else self.m
+            views["eot"] = View(self._keyed, noisy=True, draws=draws, exact=not self.stochastic)
+        return views
+
+    def _plain(self, x: Tensor, keys: Keys | None) -> Tensor:
+        return self.model(x)
+
+    def _keyed(self, x: Tensor, keys: Keys | None) -> Tensor:
+        model: Any = self.model
+        logits: Tensor = model.classify(model.front(x, keys))
+        return logits
+
+    def _seeded(self, x: Tensor, keys: Keys | None) -> Tensor:
+        """A model that draws from the global generator, which is seeded from the keys of this chunk, then put back."""
+        if keys is None:
+            return self.model(x)
+        seed = hashlib.blake2b(keys.images.tobytes() + keys.uses.tobytes(), digest_size=8).digest()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(int.from_bytes(seed, "little") >> 1)
+            return self.model(x.repeat_interleave(len(keys) // len(x), dim=0))
+
+    def decide(self, x: Tensor, keys: Keys) -> Tensor:
+        """Decisions as log-probabilities, or logits where one pass decides, (N, n_classes), without a graph.
+
+        Args:
+            x: Images (N, C, H, W) in [0,1].
+            keys: (N,), one an image; the noise of its m passes follows from it.
+        """
+        draws = self.m if self.stochastic or self.views.get("eot") else 1
+        size = max(1, self.max_rows // draws)
+        with torch.no_grad():
+            parts = [self._decide(x[i : i + size], keys[i : i + size], draws) for i in range(0, len(x), size)]
+        return torch.cat(parts)
+
+    def _decide(self, x: Tensor, keys: Keys, draws: int) -> Tensor:
+        noisy = self.views.get("eot")
+        if noisy is None:
+            return self.views["static"].forward(x, None)
+        logits = noisy.forward(x, keys.spread(draws)).view(len(x), draws, -1)
+        return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(draws)
+
+    def fingerprint(self, images: Images) -> str:
+        """Digest of what the model answers on the first images with fixed keys: a changed model cannot pass for it."""
+        head = images.head(PROBE)
+        x, _ = head.batch(0, PROBE)
+        logits = self.decide(x.to(self.device), Keys.of(head.ids, 0)).double().cpu().numpy()
+        # Rounded: the same weights on another thread count differ in the last bits.
+        return hashlib.sha256(np.round(logits, 2).tobytes()).hexdigest()
+
+
+def inspect(
+    model: Callable[[Tensor], Tensor], name: str, images: Images, device: torch.device, *, m: int | None = None
+) -> Target:
+    """Find out what a model is by asking it about a few images.
+
+    Args:
+        model: From (N, C, H, W) images in [0,1] to (N, classes) logits.
+        name: What the user calls it.
+        images: The images it will be attacked on.
+        device: Where to put it.
+        m: Passes a decision averages, for a stochastic model that does not say.
+
+    Raises:
+        ModelError: It fails on these images, or its output is not finite logits for their classes.
+    """
+    if isinstance(model, nn.Module):
+        model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+    x, _ = images.batch(0, PROBE)
+    x = x.to(device)
+    what = f"{name} does not classify these images"
+    try:
+        with torch.no_grad():
+            first, second = model(x), model(x)
+    except Exception as error:  # whatever a foreign model raises, its user needs one line, not its stack
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(
+            what,
+            f"on images of shape {tuple(x.shape)} it raised {type(error).__name__}: {reason}",
+            "check that it takes (N,C,H,W) images in [0,1] of this data set",
+        ) from error
+    if not isinstance(first, Tensor) or first.ndim != 2 or len(first) != len(x):
+        shape = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
+        raise ModelError(what, f"it returned {shape}, not ({len(x)}, classes)", "return one row of logits an image")
+    if not torch.isfinite(first).all():
+        raise ModelError(what, "its logits are NaN or infinite", "check the weights and the input range ([0,1])")
+    if first.shape[1] < max(2, images.n_classes):
+        raise ModelError(
+            what,
+            f"it has {first.shape[1]} outputs and the labels have {images.n_classes} classes",
+            "give a model of this data set",
+        )
+    target = Target(model, name, device, n_classes=first.shape[1])
+    declared = getattr(model, "stochastic", None)
+    target.stochastic = bool(declared) if declared is not None else not torch.equal(first, second)
+    config: Any = getattr(model, "config", None)
+    target.m = config.m if target.keyed else (m or 1)
+    sums = first.exp().sum(1) if target.keyed else first.sum(1)
+    in_unit = bool(((first >= 0) & (first <= 1)).all())
+    target.probabilities = in_unit and bool((sums - 1).abs().max() < 1e-4)
+    target.card = {
+        "name": name,
+        "stochastic": target.stochastic,
+        "n_classes": target.n_classes,
+        "m": target.m,
+        "batch_invariant": target.keyed or not target.stochastic,
+        "views": sorted(target.views),
+    }
+    return target

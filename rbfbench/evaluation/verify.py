@@ -1,0 +1,96 @@
+"""The verdict: every candidate is re-checked outside the attack, on draws that took no part in making it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rbfbench.attacks.losses import margin
+from rbfbench.attacks.norms import NORMS
+from rbfbench.attacks.rng import Keys
+from rbfbench.evaluation.target import Target
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the verifier found for N candidates.
+
+    Attributes:
+        valid: (N,) bool: finite, in the box, and within eps (1 + 1e-5) + 1e-6.
+        answered: (N,) bool: the model gave finite logits for the candidate.
+        prediction: (N,) class by the first fresh decision.
+        correct: (N,) mean correctness over the fresh decisions.
+        wrong_any: (N,) bool: wrong in at least one of them.
+        correct_8bit: (N,) correctness of the candidate on the 1/255 grid, one fresh decision.
+        selection: (N,) margin of the true class on the selection draws; lower is a stronger candidate.
+        lengths: Norm name to (N,) float64 ||x_adv - x||.
+    """
+
+    valid: Tensor
+    answered: Tensor
+    prediction: Tensor
+    correct: Tensor
+    wrong_any: Tensor
+    correct_8bit: Tensor
+    selection: Tensor
+    lengths: dict[str, Tensor]
+
+
+def within_budget(x: Tensor, x_adv: Tensor, norm: str, eps: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """(N,) bool whether candidates keep to box and budget, and their lengths in every norm, in float64."""
+    delta = x_adv.double() - x.double()
+    lengths = {name: geometry.length(delta) for name, geometry in NORMS.items()}
+    finite = torch.isfinite(x_adv).flatten(1).all(1)
+    box = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
+    return finite & box & (lengths[norm] <= eps * (1 + 1e-5) + 1e-6), lengths
+
+
+def eight_bit(x: Tensor, x_adv: Tensor) -> Tensor:
+    """Candidates on the 1/255 grid, rounded towards x so that they stay in the ball."""
+    levels = x_adv * 255
+    # A value that float32 holds a hair off its level is on it, and must not fall to the next one.
+    nearest = levels.round()
+    levels = torch.where((levels - nearest).abs() < 1e-3, nearest, levels)
+    return torch.where(x_adv > x, levels.floor(), levels.ceil()) / 255
+
+
+def verify(
+    target: Target, x: Tensor, x_adv: Tensor, y: Tensor, *, norm: str, eps: float, keys: Keys, passes: int
+) -> Verdict:
+    """Judge candidates x_adv (N, C, H, W) for images x with labels y (N,).
+
+    Args:
+        target: The model, asked in eval mode as a user would ask it.
+        x: Clean images.
+        x_adv: What an attack returned for them.
+        y: True classes.
+        norm: Norm of the budget.
+        eps: The budget.
+        keys: (N,) keys of this row's verdict.
+        passes: Fresh decisions a stochastic model is scored on.
+    """
+    valid, lengths = within_budget(x, x_adv, norm, eps)
+    # Candidates that are not images are not shown to the model.
+    shown = torch.where(valid[:, None, None, None], x_adv, x)
+    if target.stochastic:
+        selection = target.decide(shown, keys.fold("selection"))
+        fresh = torch.stack([target.decide(shown, keys.fold("score", i)) for i in range(passes)])
+    else:
+        selection = target.decide(shown, keys)
+        fresh = selection[None]
+    rounded = eight_bit(x, shown)
+    on_grid = target.decide(rounded, keys.fold("8bit"))
+    rounded_valid, _ = within_budget(x, rounded, norm, eps)
+    right = fresh.argmax(2) == y
+    return Verdict(
+        valid=valid,
+        answered=torch.isfinite(fresh).all(2).all(0) & torch.isfinite(selection).all(1),
+        prediction=fresh[0].argmax(1),
+        correct=right.double().mean(0),
+        wrong_any=~right.all(0),
+        correct_8bit=torch.where(rounded_valid, on_grid.argmax(1) == y, True).double(),
+        selection=-margin(selection, y),
+        lengths=lengths,
+    )

@@ -1,0 +1,135 @@
+"""What stands around the table: which run this is, what to distrust in it, how to read it, how to get more."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from rich.table import Table
+from rich.text import Text
+
+from rbfbench.reporting.words import duration, plural
+from rbfbench.results.intervals import wilson
+from rbfbench.results.records import Run
+
+STATUS = {
+    "started": "UNFINISHED RUN: only the attacks below are done; the same command with the same --out goes on.",
+    "partial": "PARTIAL RUN: some images could not be decided; they count as robust, so the numbers may be too high.",
+    "failed": "FAILED RUN: do not use these numbers.",
+}
+VIEWS = {
+    "static": "/static with the noise switched off",
+    "eot": "/eot averaged over random draws",
+    "bpda": "/bpda through a smooth stand-in for what has no gradient",
+    "bpda-eot": "/bpda-eot averaged, through a smooth stand-in",
+}
+KINDS = {
+    "white-box": "white-box knows everything about the model",
+    "static": "static knows all but the noise",
+    "adaptive": "adaptive is built against this defense",
+    "black-box": "black-box sees its answers only",
+    "transfer": "transfer attacks another model and stays out of the worst case",
+}
+ROOM_TO_GROW = 10  # suggested are this many times the images, which narrows intervals about threefold
+
+
+def caption(run: Run) -> Iterator[Text]:
+    """Model, data, budget, size and seed, so that the table can be quoted on its own."""
+    spec, made = run.spec, run.environment
+    model = run.model.get("name") or spec.get("model", "model")
+    eps = spec.get("eps_text") or f"{spec.get('eps', '?')}"
+    task = f"{model} on {spec.get('dataset', 'images')}, {spec.get('norm', '')} eps {eps}"
+    yield Text(f"{task}, {plural(run.clean.n, 'image')}, seed {spec.get('seed', 0)}", style="bold")
+    origin = [f"rbfbench {made.rbfbench}", f"torch {made.torch}", made.device, plural(made.threads, "thread")]
+    if suite := spec.get("suite"):
+        origin.insert(0, f"suite {suite}")
+    if source := spec.get("source"):
+        origin.insert(0, str(source))
+    yield Text(", ".join(origin), style="dim")
+    if run.status in STATUS:
+        yield Text(STATUS[run.status], style="bold yellow")
+
+
+def warnings(run: Run) -> Iterator[Text]:
+    """What a reader must know before quoting a number: undecided and invalid candidates, checks that fired."""
+    lines = []
+    for row in run.attacks:
+        if row.unknown:
+            lines.append(f"{row.id}: {plural(row.unknown, 'image')} undecided after an error, counted as robust")
+        if row.invalid:
+            lines.append(f"{row.id}: {plural(row.invalid, 'candidate')} outside the budget, counted as robust")
+    lines += [f"check {check.code}: {check.detail}" for check in run.checks if check.fired]
+    for line in lines:
+        yield Text(f"! {line}", style="yellow")
+    if lines:
+        yield Text()
+
+
+def notes(run: Run) -> Table:
+    """One line for each thing in the table that a newcomer could misread."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    for term, text in _explain(run):
+        grid.add_row(Text(term), Text(text))
+    return grid
+
+
+def _explain(run: Run) -> Iterator[tuple[str, str]]:
+    images = plural(run.clean.n, "image")
+    yield "accuracy", f"Share of the {images} still classified correctly; one wrong without any attack is never robust."
+    yield (
+        "interval",
+        "Covers the choice of images, not the strength of the attack. A stronger attack can only lower "
+        "a robust accuracy: read it as an upper bound.",
+    )
+    if run.worst_case:
+        yield "worst case", _worst_case(run)
+    if controls := _controls(run):
+        yield "controls", controls
+    if views := _only({row.view for row in run.attacks}, VIEWS):
+        yield "attack", f"Name and the gradient it follows: {views}."
+    if kinds := _only({row.category for row in run.attacks}, KINDS):
+        yield "kind", f"{kinds[0].upper()}{kinds[1:]}."
+        yield "8-bit", "Accuracy when the attacked images are rounded to the 256 levels of an image file."
+        yield "passes", "Forward and backward passes per attacked image; a random draw counts as one."
+    if more := _more(run):
+        yield "more", more
+
+
+def _only(present: Collection[str], meanings: Mapping[str, str]) -> str:
+    return "; ".join(meaning for word, meaning in meanings.items() if word in present)
+
+
+def _worst_case(run: Run) -> str:
+    strongest = f" Strongest alone: {run.worst_case.strongest}." if run.worst_case else ""
+    if not run.model.get("stochastic"):
+        return "An image counts as robust only if none of the attacks broke it." + strongest
+    decisions = max((row.decisions for row in run.attacks), default=1)
+    return (
+        "Each image meets its strongest attack, picked on one set of random draws and scored on "
+        f"{plural(decisions, 'fresh decision')}, so that luck does not pass for strength; k can be a fraction."
+        + strongest
+    )
+
+
+def _controls(run: Run) -> str:
+    names = {row.name for row in run.attacks}
+    parts = []
+    if run.null_attack or "null" in names:
+        parts.append("null is the unattacked image, picked and scored in the same way: its gap to clean is luck.")
+    if "noise" in names:
+        parts.append("noise is a random change within the same budget: an attack must do better than that.")
+    return " ".join(parts)
+
+
+def _more(run: Run) -> str:
+    """What a larger run would bring and cost, from this run's own times; empty if all images were used."""
+    n = run.clean.n
+    available = run.spec.get("available")
+    wanted = ROOM_TO_GROW * n if available is None else min(ROOM_TO_GROW * n, int(available))
+    if wanted <= n or not run.attacks or run.spec.get("limit") == "all":
+        return ""
+    headline = run.worst_case or run.clean
+    low, high = wilson(headline.accuracy * wanted, wanted)
+    time = duration(sum(row.wall_s for row in run.attacks) * wanted / n)
+    return f"--limit {wanted} takes about {time} on this machine and tells to within {50 * (high - low):.1f} points."

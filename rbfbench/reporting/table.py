@@ -1,0 +1,129 @@
+"""The table that `rbfbench attack` prints: readable at 80 columns, without colour, in a pipe and by a newcomer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from rbfbench.reporting.notes import caption, notes, warnings
+from rbfbench.reporting.words import count, duration, interval, percent
+from rbfbench.results.records import AttackRow, Run, Score
+from rbfbench.results.summary import enters_worst_case
+
+PLOT_WIDTH = 21  # a character for every five points of accuracy, and one for zero
+ROOMY = 116  # columns from which the wide layout fits
+
+
+def attack_table(run: Run) -> RenderableType:
+    """Caption, warnings, table and footnotes of one run, laid out for the width it is printed at."""
+    return _AttackTable(run)
+
+
+class _AttackTable:
+    """Lays out when printed, since only then the width and the character set are known."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from caption(self.run)
+        yield Text()
+        yield _table(self.run, options)
+        yield Text()
+        yield from warnings(self.run)
+        yield notes(self.run)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A row of the table: a score, and the attack behind it if there is one."""
+
+    label: str
+    score: Score
+    attack: AttackRow | None = None
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    cell: Callable[[_Line], str]
+    justify: Literal["left", "right"] = "right"
+
+
+def _table(run: Run, options: ConsoleOptions) -> Table:
+    table = Table(box=box.HORIZONTALS, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    columns = _columns(run, options)
+    for position, column in enumerate(columns):
+        # Only a long name may break, numbers stay whole.
+        table.add_column(column.title, justify=column.justify, vertical="bottom", no_wrap=position > 0, overflow="fold")
+    for section in _sections(run):
+        for line in section:
+            table.add_row(*(Text(column.cell(line)) for column in columns), style=line.style)
+        table.add_section()
+    return table
+
+
+def _columns(run: Run, options: ConsoleOptions) -> list[_Column]:
+    """The columns that fit: the essential ones from 80 characters on, the drawn interval where there is room."""
+    plot = _plotter(options.ascii_only)
+    decisions = max((row.decisions for row in run.attacks), default=1)
+    roomy = options.max_width >= ROOMY
+    columns = [
+        _Column("attack", lambda line: line.label, "left"),
+        _Column("kind", _of_attack(lambda row: row.category), "left"),
+        _Column("accuracy", lambda line: percent(line.score.accuracy) + "%"),
+        _Column("95%\ninterval", lambda line: interval(line.score)),
+        _Column("0         50      100", lambda line: plot(line.score), "left") if roomy else None,
+        _Column("k/n", lambda line: f"{count(line.score.k)}/{line.score.n}"),
+        _Column("8-bit", _of_attack(lambda row: percent(row.accuracy_8bit) + "%")),
+        _Column(f"wrong in\nany of {decisions}", _of_attack(_wrong_any)) if roomy and decisions > 1 else None,
+        _Column("passes\nfwd+bwd" if roomy else "passes", _of_attack(lambda row: _passes(row, roomy))),
+        _Column("time", _of_attack(lambda row: duration(row.wall_s))),
+    ]
+    return [column for column in columns if column is not None]
+
+
+def _sections(run: Run) -> list[list[_Line]]:
+    """Clean, the attacks, what they leave together, and what stands beside them as a control."""
+    attacks = [row for row in run.attacks if enters_worst_case(row)]
+    others = [row for row in run.attacks if not enters_worst_case(row)]
+    controls = [_Line(row.id, row, row, "dim") for row in others]
+    if run.null_attack:
+        controls.insert(0, _Line("null control", run.null_attack, style="dim"))
+    return [
+        [_Line("clean", run.clean, style="green")],
+        [_Line(row.id, row, row) for row in attacks],
+        [_Line("WORST CASE", run.worst_case, style="bold red")] if run.worst_case else [],
+        controls,
+    ]
+
+
+def _of_attack(text: Callable[[AttackRow], str]) -> Callable[[_Line], str]:
+    return lambda line: text(line.attack) if line.attack else ""
+
+
+def _wrong_any(row: AttackRow) -> str:
+    return "" if row.wrong_any is None else str(row.wrong_any)
+
+
+def _passes(row: AttackRow, roomy: bool) -> str:
+    return f"{row.forwards:.0f}+{row.backwards:.0f}" if roomy else f"{row.forwards + row.backwards:.0f}"
+
+
+def _plotter(ascii_only: bool) -> Callable[[Score], str]:
+    """Draws the interval on a line from 0 to 100%."""
+    bar, dot = ("-", "o") if ascii_only else ("━", "●")
+
+    def plot(score: Score) -> str:
+        low, at, high = (round(share * (PLOT_WIDTH - 1)) for share in (score.ci95[0], score.accuracy, score.ci95[1]))
+        cells = [dot if i == at else bar if low <= i <= high else " " for i in range(PLOT_WIDTH)]
+        return "".join(cells)
+
+    return plot

@@ -1,0 +1,152 @@
+"""From images to rows: what one attack left of the model, and what all of them together leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import fsum
+from typing import Any
+
+from rbfbench.results.intervals import score
+from rbfbench.results.records import AttackRow, Category, Cell, Norm, Sample, Score, View, WorstCase
+
+CONTROLS = frozenset({"null", "noise"})
+
+
+def summarise(
+    samples: Sequence[Sample],
+    n: int,
+    *,
+    id: str,
+    name: str,
+    view: View,
+    category: Category,
+    norm: Norm,
+    eps: float,
+    decisions: int,
+    wall_s: float,
+    params: Mapping[str, Any],
+) -> AttackRow:
+    """The row of one attack.
+
+    Args:
+        samples: One per image asked for, clean errors included; their order does not matter.
+        n: Images asked for.
+        id: Name and view, such as "pgd/eot".
+        name: Of the attack.
+        view: Of the gradient.
+        category: What the attack needs to know.
+        norm: Of the budget.
+        eps: The budget.
+        decisions: Fresh decisions behind each `correct`.
+        wall_s: Seconds for the whole attack.
+        params: Every parameter of the attack.
+
+    Raises:
+        ValueError: Not exactly one sample per image.
+    """
+    _one_each(samples, n)
+    total = score(fsum(s.correct for s in samples), n)
+    attacked = [s for s in samples if s.status != "clean-error"]
+    wrong_any = sum(s.status == "clean-error" or (s.status == "ok" and s.wrong_any) for s in samples)
+    return AttackRow(
+        accuracy=total.accuracy,
+        k=total.k,
+        n=total.n,
+        ci95=total.ci95,
+        id=id,
+        name=name,
+        view=view,
+        category=category,
+        norm=norm,
+        eps=eps,
+        decisions=decisions,
+        invalid=sum(s.status == "invalid" for s in samples),
+        unknown=sum(s.status == "unknown" for s in samples),
+        forwards=_mean(s.forwards for s in attacked),
+        backwards=_mean(s.backwards for s in attacked),
+        wall_s=wall_s,
+        params=dict(params),
+        accuracy_8bit=score(fsum(s.correct_8bit for s in samples), n).accuracy,
+        wrong_any=wrong_any if decisions > 1 else None,
+    )
+
+
+def worst_case(cells: Sequence[Cell], n: int, *, stochastic: bool) -> WorstCase | None:
+    """Accuracy when each image meets the attack that is strongest against it.
+
+    Args:
+        cells: Every attack of the run; those that may not take part (`enters_worst_case`) are left out here.
+        n: Images asked for.
+        stochastic: Whether the model answers with noise, see `choose`.
+
+    Returns:
+        None where no attack may take part.
+
+    Raises:
+        ValueError: The attacks together do not hold exactly n images.
+    """
+    entered = [cell for cell in cells if enters_worst_case(cell.row)]
+    if not entered:
+        return None
+    total = _score_chosen([cell.samples for cell in entered], n, stochastic)
+    strongest = min((cell.row.accuracy, cell.row.id) for cell in entered)[1]
+    return WorstCase(accuracy=total.accuracy, k=total.k, n=total.n, ci95=total.ci95, strongest=strongest)
+
+
+def null_control(copies: Sequence[Sequence[Sample]], n: int) -> Score:
+    """What choosing alone does: the worst case over unattacked copies of the images, each with draws of its own.
+
+    Args:
+        copies: As many as attacks entered the worst case; each one sample per image.
+        n: Images asked for.
+
+    Raises:
+        ValueError: No copies, or they do not hold exactly n images.
+    """
+    return _score_chosen(copies, n, stochastic=True)
+
+
+def enters_worst_case(row: AttackRow) -> bool:
+    """Whether the row is an attack on this model: controls attack nothing, transfer attacks another model."""
+    return row.name not in CONTROLS and row.category != "transfer"
+
+
+def choose(groups: Iterable[Sequence[Sample]], *, stochastic: bool) -> dict[str, Sample]:
+    """The strongest sample of each image id, whatever the order of the groups.
+
+    A deterministic model is broken on an image as soon as one attack breaks it. A stochastic one must not be judged on
+    the draws that made the choice, or luck would pass for strength: the choice looks at `selection` only, prefers
+    verified candidates, and leaves `correct` to speak for fresh draws.
+
+    Args:
+        groups: Samples of each attack.
+        stochastic: Whether the model answers with noise.
+    """
+
+    def weakness(s: Sample) -> tuple[float, bool, float, str]:
+        known = 0.0 if stochastic else s.correct
+        return known, s.status in ("invalid", "unknown"), s.selection, s.attack
+
+    best: dict[str, Sample] = {}
+    for group in groups:
+        for s in group:
+            if s.image not in best or weakness(s) < weakness(best[s.image]):
+                best[s.image] = s
+    return best
+
+
+def _score_chosen(groups: Sequence[Sequence[Sample]], n: int, stochastic: bool) -> Score:
+    chosen = list(choose(groups, stochastic=stochastic).values())
+    _one_each(chosen, n)
+    return score(fsum(s.correct for s in chosen), n)
+
+
+def _one_each(samples: Sequence[Sample], n: int) -> None:
+    images = len({s.image for s in samples})
+    if not images == len(samples) == n:
+        raise ValueError(f"{len(samples)} samples of {images} images where one for each of {n} images is needed")
+
+
+def _mean(counts: Iterable[int]) -> float:
+    values = list(counts)
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,1 @@
+"""Recipes and the one trainer that fits them."""
