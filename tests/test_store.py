@@ -30,14 +30,14 @@ KEY = cell_key({"attack": "pgd"})
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals or permissions")
 
 
-def make_sample(image: int = 0, **changes: Any) -> Sample:  # noqa: ANN401
+def make_sample(image: int = 0, **changes: Any) -> Sample:
     fields: dict[str, Any] = {"attack": "pgd/eot", "image": f"{image}:abc", "label": 3, "clean_prediction": 3}
     fields |= {"adversarial_prediction": 5, "clean_correct": 1.0, "correct": 1 / 3, "correct_8bit": 0.5}
     fields |= {"wrong_any": True, "selection": -0.25, "status": "ok", "forwards": 10, "backwards": 9}
     return Sample(**{**fields, "linf": 0.031, "l2": 1.0, "l1": None, **changes})
 
 
-def make_row(**changes: Any) -> AttackRow:  # noqa: ANN401
+def make_row(**changes: Any) -> AttackRow:
     fields: dict[str, Any] = {"accuracy": 0.5, "k": 1.0, "n": 2, "ci95": (0.1, 0.9), "id": "pgd/eot", "name": "pgd"}
     fields |= {"view": "eot", "category": "white-box", "norm": "linf", "eps": 0.031, "decisions": 3, "invalid": 0}
     fields |= {"unknown": 0, "forwards": 10.5, "backwards": 9.0, "wall_s": 1.5, "params": {"steps": 10, "loss": "ce"}}
@@ -48,7 +48,7 @@ def make_cell(images: int = 2) -> Cell:
     return Cell(row=make_row(), samples=[make_sample(i) for i in range(images)])
 
 
-def make_run(**changes: Any) -> Run:  # noqa: ANN401
+def make_run(**changes: Any) -> Run:
     fields: dict[str, Any] = {
         "status": "complete",
         "spec": {"model": "rcnn", "eps": 0.031, "nested": {"steps": [1, 2]}},
@@ -128,7 +128,7 @@ from test_store import KEY, make_cell, make_run, make_sample
 from rbfbench.results import atomic
 from rbfbench.results.store import RunFolder, cell_key
 folder = RunFolder(Path({folder!r}))
-cell = make_cell(2000)
+cell = make_cell(800)
 """
 
 
@@ -159,10 +159,10 @@ while True:
         folder = RunFolder(tmp_path)
         cells = [folder.read_cell(cell_key({"i": i})) for i in range(4)]
         assert any(cells)
-        assert all(cell in (None, make_cell(2000)) for cell in cells)
+        assert all(cell in (None, make_cell(800)) for cell in cells)
         with contextlib.suppress(IncompleteError):  # killed between the two files: said so, not half there
             assert read_run(tmp_path) == make_run()
-            assert len(read_samples(tmp_path)) == 2000
+            assert len(read_samples(tmp_path)) == 800
     assert capsys.readouterr().err == "", "nothing may be damaged"
 
 
@@ -197,27 +197,27 @@ folder.finish(make_run(), cell.samples)
     with start(kill, tmp_path) as writer:
         pass
     assert writer.returncode == -signal.SIGKILL
-    assert len(read_samples(tmp_path)) == 2000
+    assert len(read_samples(tmp_path)) == 800
     with pytest.raises(IncompleteError, match="interrupted"):
         read_run(tmp_path)
 
 
 def test_two_writers_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = """
-for i in range(15):
+for i in range(8):
     folder.write_cell(cell_key({"i": i % 5}), cell)
 folder.finish(make_run(), cell.samples)
 """
     folder = RunFolder(tmp_path)
     writers = [start(code, tmp_path) for _ in range(2)]
     while any(writer.poll() is None for writer in writers):
-        assert folder.read_cell(cell_key({"i": 0})) in (None, make_cell(2000))
+        assert folder.read_cell(cell_key({"i": 0})) in (None, make_cell(800))
     for writer in writers:
         writer.communicate()
         assert writer.returncode == 0
-    assert all(folder.read_cell(cell_key({"i": i})) == make_cell(2000) for i in range(5))
+    assert all(folder.read_cell(cell_key({"i": i})) == make_cell(800) for i in range(5))
     assert read_run(tmp_path) == make_run()
-    assert len(read_samples(tmp_path)) == 2000
+    assert len(read_samples(tmp_path)) == 800
     assert capsys.readouterr().err == ""
     assert not list(tmp_path.rglob("*.tmp"))
 

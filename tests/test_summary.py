@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbfbench.results.records import AttackRow, Cell, Sample
-from rbfbench.results.summary import choose, null_control, summarise, worst_case
+from rbfbench.results.summary import choose, summarise, worst_case
 
 
-def sample(image: int, attack: str = "pgd/eot", **changes: Any) -> Sample:  # noqa: ANN401
+def sample(image: int, attack: str = "pgd/eot", **changes: Any) -> Sample:
     fields: dict[str, Any] = {
         "attack": attack,
         "image": f"{image}:abc",
@@ -41,13 +41,13 @@ def clean_error(image: int, attack: str = "pgd/eot") -> Sample:
     return sample(image, attack, status="clean-error", clean_correct=0.0, correct=0.0, correct_8bit=0.0, forwards=0)
 
 
-def row_of(samples: list[Sample], id: str = "pgd/eot", decisions: int = 1, **changes: Any) -> AttackRow:  # noqa: ANN401
+def row_of(samples: list[Sample], id: str = "pgd/eot", decisions: int = 1, **changes: Any) -> AttackRow:
     fields: dict[str, Any] = {"name": id.partition("/")[0], "view": "eot", "category": "white-box"}
     fields |= {"norm": "linf", "eps": 0.031, "wall_s": 1.0, "params": {}}
     return summarise(samples, len(samples), id=id, decisions=decisions, **{**fields, **changes})
 
 
-def cell_of(samples: list[Sample], id: str, decisions: int = 1, **changes: Any) -> Cell:  # noqa: ANN401
+def cell_of(samples: list[Sample], id: str, decisions: int = 1, **changes: Any) -> Cell:
     return Cell(row=row_of(samples, id, decisions, **changes), samples=samples)
 
 
@@ -160,9 +160,11 @@ def test_luck_alone_does_not_lower_a_stochastic_worst_case() -> None:
         correct = [sum(rng.random() < 0.8 for _ in range(decisions)) / decisions for _ in range(n)]
         return [sample(i, name, correct=c, selection=rng.random()) for i, c in enumerate(correct)]
 
-    copies = [copy(f"null{i}") for i in range(10)]
+    names = [f"copy{i}/eot" for i in range(10)]
+    copies = [copy(name) for name in names]
     minimum = fsum(min(c[i].correct for c in copies) for i in range(n)) / n
-    control = null_control(copies, n)
+    control = worst_case([cell_of(c, name) for c, name in zip(copies, names, strict=True)], n, stochastic=True)
+    assert control is not None
     assert minimum < 0.5
     assert control.accuracy == pytest.approx(0.8, abs=0.04)
 

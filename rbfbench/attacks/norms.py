@@ -6,6 +6,7 @@ functions treat each image of a batch alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -82,7 +83,7 @@ def _project_l2(x: Tensor, delta: Tensor, eps: float) -> Tensor:
 def _start_l2(keys: Keys, x: Tensor, eps: float) -> Tensor:
     """Uniform in the ball: a uniform direction, radius eps * U^(1/d)."""
     direction = keys.normal(tuple(x.shape[1:]), x)
-    radius = keys.fold("radius").uniform((), x) ** (1 / x[0].numel())
+    radius = keys.fold("radius").uniform((), x) ** (1 / math.prod(x.shape[1:]))
     return direction * _column(eps * radius / _length_l2(direction).clamp(min=TINY), x)
 
 
@@ -120,7 +121,7 @@ def _start_l1(keys: Keys, x: Tensor, eps: float) -> Tensor:
     """Uniform in the ball: a Laplace vector over its l1 norm, radius eps * U^(1/d)."""
     u = keys.uniform(tuple(x.shape[1:]), x) - 0.5
     laplace = -u.sign() * torch.log1p(-2 * u.abs().clamp(max=0.5 - 2**-25))
-    radius = keys.fold("radius").uniform((), x) ** (1 / x[0].numel())
+    radius = keys.fold("radius").uniform((), x) ** (1 / math.prod(x.shape[1:]))
     return laplace * _column(eps * radius / _length_l1(laplace).clamp(min=TINY), x)
 
 

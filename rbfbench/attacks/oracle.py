@@ -126,7 +126,7 @@ class Oracle:
             draws = min(max(1, self.max_rows // max(len(x), 1)), self.draws - done)
             keys = self.keys and self.keys.spread(draws, self.counts.drawn[self.index] + done)
             logits = self.forward(x, keys)
-            yield done, logits.view(len(x), draws, -1)
+            yield done, logits.view(len(x), draws, logits.shape[-1])
             done += draws
 
     def _mean(self, logits: Tensor) -> Tensor:

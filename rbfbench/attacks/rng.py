@@ -72,13 +72,13 @@ class Keys:
     def normal(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Standard normal numbers (N, *shape), float32 precision, with the dtype and device of `like`."""
         out = np.empty((len(self), *shape), np.float32)
-        for row, generator in zip(out, self._generators(), strict=True):
-            generator.standard_normal(out=row, dtype=np.float32)
+        for i, generator in enumerate(self._generators()):
+            generator.standard_normal(out=out[i, ...], dtype=np.float32)  # a view even where a row is one number
         return torch.from_numpy(out).to(like)
 
     def uniform(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Uniform numbers in [0,1), (N, *shape), float32 precision, with the dtype and device of `like`."""
         out = np.empty((len(self), *shape), np.float32)
-        for row, generator in zip(out, self._generators(), strict=True):
-            generator.random(out=row, dtype=np.float32)
+        for i, generator in enumerate(self._generators()):
+            generator.random(out=out[i, ...], dtype=np.float32)  # likewise
         return torch.from_numpy(out).to(like)

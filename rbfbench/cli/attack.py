@@ -136,6 +136,8 @@ def _eps_text(given: dict[str, Any]) -> str:
     if given["eps_text"] is not None:
         return str(given["eps_text"])
     info = DATASETS.get(given["dataset"])
+    if info is None and ":" not in given["dataset"]:
+        raise unknown_name("data set", given["dataset"], DATASETS)
     if info is None or given["norm"] not in info.eps:
         raise UsageError(
             "--eps is missing",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rbfbench.defenses.classifiers import CLASSIFIERS
 from rbfbench.defenses.rbf import RBFConfig, RBFReconstruction
 from rbfbench.defenses.rbfcnn import RBFCNN
-from rbfbench.errors import LoadError
+from rbfbench.errors import LoadError, RbfbenchError
 
 METADATA_KEY = "rbfbench"
 
@@ -91,7 +91,7 @@ def load(path: Path) -> tuple[nn.Module, Blueprint]:
         filters = _filters(state) if blueprint.rbf else None
         model = build(blueprint, filters)
         model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, RbfbenchError) as error:
         reason = " ".join(str(error).split())[:200]
         raise LoadError(what, f"its tensors are not those of its model ({reason})", "train it again") from error
     return model.eval(), blueprint

@@ -100,7 +100,7 @@ def fit_filters(
         share = (owner == len(means)).double().mean().item()
         means, variances = _update(patches, owner, len(means), config)
         if growing:
-            # Balanced where the number of filters is the wished one and the rejected share is the least that founds one.
+            # Balanced where the number of filters is the wished one and the rejected share just founds one.
             pull = _decay(len(means) / config.wish) * _decay(share / config.min_share)
             alpha += STEP_DOWN * (pull / _decay(1.0) ** 2 - 1)
         progress(update + 1, len(means))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rbfbench.defenses.mixing import mix, prepared
 from rbfbench.errors import ModelError, UsageError, unknown_name
 
 NoiseScale = Literal["variance", "sigma", "sqrt"]
@@ -55,7 +56,8 @@ class RBFConfig:
             through which no gradient and no bound is meaningful.
         noise_scale: Standard deviation of Eq. 4 is beta2 * sigma^2 (`variance`, the authors' code), beta2 * sigma
             (`sigma`), or sqrt(beta2 * sigma) (`sqrt`, Eq. 4 read as a covariance).
-        noise_scope: One draw a filter for all images (`model`), for each image (`image`), or for each patch (`patch`).
+        noise_scope: Whom a draw belongs to: `model` (draw j is one constant, the same for every image and call, as
+            in the authors' scripts), `image` (fresh for each image and draw), or `patch` (fresh for each patch, too).
         clip: Clamp the reconstruction to [0,1], as the authors' test scripts do.
     """
 
@@ -76,6 +78,10 @@ class RBFConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"{name} = {value} cannot be used", "it must be finite and >= 0", "give such a number")
+        if not (math.isfinite(self.base) and self.base > 1):
+            raise UsageError(
+                f"base = {self.base} cannot be used", "better matches would not weigh more", "give a number above 1"
+            )
         if self.m < 1:
             raise UsageError(f"m = {self.m} cannot be used", "a decision averages at least one run", "give m >= 1")
         if self.noise_scale not in NOISE_STD:
@@ -111,7 +117,7 @@ class RBFReconstruction(nn.Module):
         if means.ndim != 4 or variances.shape != means.shape[:1] or len(means) == 0:
             raise ModelError(
                 "these RBF filters cannot be used",
-                f"means are {tuple(means.shape)} and variances {tuple(variances.shape)}, not (K,C,h,w) and (K,) with K > 0",
+                f"means {tuple(means.shape)} and variances {tuple(variances.shape)} are not (K,C,h,w) and (K,), K > 0",
                 "fit the filters again",
             )
         if not (torch.isfinite(means).all() and torch.isfinite(variances).all() and (variances >= 0).all()):
@@ -148,8 +154,16 @@ class RBFReconstruction(nn.Module):
 
     def weights(self, patches: Tensor) -> Tensor:
         """Weights (N, L, K), summing to 1 over filters: softmax of beta1 * ln(base) * sigmoid(score)."""
+        return torch.softmax(self._sharpness() * torch.sigmoid(self.scores(patches)), dim=-1)
+
+    def _sharpness(self) -> float:
         beta1 = self.config.beta1_train if self.training else self.config.beta1
-        return torch.softmax(beta1 * math.log(self.config.base) * torch.sigmoid(self.scores(patches)), dim=-1)
+        return beta1 * math.log(self.config.base)
+
+    def _mix(self, patches: Tensor, samples: Tensor) -> Tensor:
+        """`weights(patches) @ samples`, without keeping the weights of more than one image."""
+        filters = prepared((self.means - CENTRE).flatten(1), self._variance(), log2pi=self.config.log2pi)
+        return mix(patches, filters, self._sharpness(), samples)
 
     def stitch(self, patches: Tensor, size: tuple[int, int]) -> Tensor:
         """Images (N, C, *size) from centred patches (N, L, n), the mean where patches overlap."""
@@ -161,15 +175,16 @@ class RBFReconstruction(nn.Module):
 
     def static(self, x: Tensor) -> Tensor:
         """Reconstruction (N, C, H, W) without noise: every draw of Eq. 4 replaced by the filter mean."""
-        weights = self.weights(self.patches(x))
-        return self.stitch(weights @ (self.means - CENTRE).flatten(1), (x.shape[2], x.shape[3]))
+        patches = self._mix(self.patches(x), (self.means - CENTRE).flatten(1)[None])
+        return self.stitch(patches, (x.shape[2], x.shape[3]))
 
     def forward(self, x: Tensor, keys: Keys | None = None, *, draws: int = 1) -> Tensor:
         """Noisy reconstructions, all draws of an image sharing one computation of its weights.
 
         Args:
             x: Images (N, C, H, W) in [0,1].
-            keys: draws * N rows, row i * draws + j keying draw j of image i; without them the noise is fresh.
+            keys: draws * N rows, row i * draws + j keying draw j of image i; without them the noise is fresh. With
+                `noise_scope` model only their number counts: draw j of every image has the model's noise j.
             draws: Draws for each image when there are no keys.
 
         Returns:
@@ -181,31 +196,36 @@ class RBFReconstruction(nn.Module):
             return self.static(x).repeat_interleave(rows, dim=0)
         rows = len(x) * draws if keys is None else len(keys)
         draws = rows // max(len(x), 1)
-        weights = self.weights(self.patches(x))
         means = (self.means - CENTRE).flatten(1)
         std = NOISE_STD[self.config.noise_scale](self._variance(), self.config.beta2)
         if self.config.noise_scope == "patch":
             # A weighted sum of independent normals is normal: draw it for the patch, not for each filter.
+            weights = self.weights(self.patches(x))
             spread = (weights.square() @ std.square()).clamp(min=1e-24).sqrt()
             noise = self._noise(keys, rows, (weights.shape[1], means.shape[1]), x)
             spread, centre = (t.repeat_interleave(draws, dim=0) for t in (spread, weights @ means))
             patches = centre + spread.unsqueeze(-1) * noise
         else:
             if self.config.noise_scope == "model":
-                noise = self._model_noise(x)[None].expand(rows, -1, -1)
+                noise = self._model_noise(draws, x)
             else:
                 noise = self._noise(keys, rows, tuple(means.shape), x)
             samples = means + std[:, None] * noise
-            n, k, d = len(x), *means.shape
-            # (N, L, K) @ (N, K, draws * n): one product for all draws of an image.
-            stacked = samples.view(n, draws, k, d).transpose(1, 2).reshape(n, k, draws * d)
-            patches = (weights @ stacked).view(n, -1, draws, d).transpose(1, 2).reshape(rows, -1, d)
+            k, d = means.shape
+            # (N, L, K) @ (N or 1, K, draws * n): one product for all draws of an image.
+            stacked = samples.view(-1, draws, k, d).transpose(1, 2).reshape(-1, k, draws * d)
+            patches = (
+                self._mix(self.patches(x), stacked).view(len(x), -1, draws, d).transpose(1, 2).reshape(rows, -1, d)
+            )
         return self.stitch(patches, (x.shape[2], x.shape[3]))
 
-    def _model_noise(self, x: Tensor) -> Tensor:
-        """The one draw of `noise_scope` model: a constant of the model, as in the authors' scripts."""
+    def _model_noise(self, draws: int, like: Tensor) -> Tensor:
+        """The constant noise (draws, K, n) of `noise_scope` model; the authors' scripts fix ten draws by one seed."""
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(self.means.flatten(1).shape, generator=generator, dtype=torch.float64).to(x)
+        shape = self.means.flatten(1).shape
+        # Draw by draw: the first numbers of one larger randn may depend on its size.
+        noise = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(draws)]
+        return torch.stack(noise).to(like)
 
     @staticmethod
     def _noise(keys: Keys | None, rows: int, shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class RBFCNN(nn.Module):
 
     @property
     def stochastic(self) -> bool:
-        """Whether two passes over the same image can differ."""
+        """Whether two decisions on the same image can differ: not when its m draws are constants of the model."""
         return self.config.beta2 > 0 and self.config.noise_scope != "model"
 
     def front(self, x: Tensor, keys: Keys | None = None, *, draws: int = 1) -> Tensor:
@@ -55,9 +55,9 @@ class RBFCNN(nn.Module):
 
         Args:
             x: Images (N, C, H, W).
-            keys: N * m rows, image by image; without them the noise is fresh.
+            keys: N * m rows, image by image; without them the noise is fresh (or the model's own m draws).
         """
-        draws = len(keys) // len(x) if keys is not None else self.config.m if self.stochastic else 1
+        draws = len(keys) // len(x) if keys is not None else self.config.m if self.config.beta2 > 0 else 1
         runs = self.classify(self.front(x, keys, draws=draws)).log_softmax(dim=1)
         return runs.view(len(x), draws, -1).logsumexp(dim=1) - math.log(draws)
 

@@ -23,7 +23,7 @@ def clean_accuracy(target: Target, images: Images, batch: int = 100) -> tuple[in
     right = 0
     for start in range(0, len(images), batch):
         x, y = images.batch(start, start + batch)
-        logits = target.decide(x.to(target.device), keys[start : start + batch])
+        logits = target.decide(x.to(target.device), keys[start : start + batch])[0]
         right += int((logits.argmax(1).cpu() == y).sum())
     return right, len(images)
 

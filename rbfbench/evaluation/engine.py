@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rbfbench.attacks import ATTACKS, Row
+from rbfbench.attacks.losses import margin
 from rbfbench.attacks.oracle import Oracle
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
@@ -30,7 +31,7 @@ from rbfbench.results.intervals import score
 from rbfbench.results.records import AttackRow, Category, Cell, Check, Norm, Run, Sample, Score
 from rbfbench.results.records import View as ViewName
 from rbfbench.results.store import RunFolder, cell_key
-from rbfbench.results.summary import enters_worst_case, null_control, summarise, worst_case
+from rbfbench.results.summary import enters_worst_case, summarise, worst_case
 
 T = TypeVar("T")
 Progress = Callable[[str, float, float], None]  # (what, work done, all work), work in passes over one image
@@ -71,7 +72,7 @@ def evaluate(
     job = _Job(target, images, spec, progress)
     clean = job.clean_pass()
     cells: list[Cell] = []
-    copies: list[list[Sample]] = []
+    null: Score | None = None
     interrupted = False
     try:
         for row in job.rows:
@@ -84,8 +85,7 @@ def evaluate(
                     folder.write_cell(job.key(row), cell)
             cells.append(cell)
         if target.stochastic:
-            count = sum(enters_worst_case(cell.row) for cell in cells)
-            copies = [job.null_copy(number) for number in range(max(count, 1))]
+            null = job.null_control(max(1, sum(enters_worst_case(cell.row) for cell in cells)))
     except KeyboardInterrupt:
         interrupted = True
     unknown = any(cell.row.unknown for cell in cells)
@@ -100,7 +100,7 @@ def evaluate(
         clean=clean,
         attacks=[cell.row for cell in cells],
         worst_case=worst_case(cells, len(images), stochastic=target.stochastic),
-        null_attack=null_control(copies, len(images)) if copies else None,
+        null_attack=null,
         checks=job.crashes + run_checks(target, clean, [cell.row for cell in cells], job.left_out),
     )
     samples = [sample for cell in cells for sample in cell.samples]
@@ -174,15 +174,13 @@ class _Job:
 
             def decide(where: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
                 x, y = self.load(where)
-                fresh = torch.stack(
-                    [self.target.decide(x, keys[where].fold("score", i)) for i in range(self.passes)]
-                ).argmax(2)
+                fresh = self.target.decide(x, keys[where], self.passes).argmax(2)
                 return [((fresh == y).double().mean(0).cpu().numpy(), fresh[0].cpu().numpy())]
 
             parts = self._halving(decide, where)
             self.clean_correct[where] = np.concatenate([part[0] for part in parts])
             self.clean_prediction[where] = np.concatenate([part[1] for part in parts])
-            self._tell("clean", len(where) * self.passes * _draws(self.target))
+            self._tell("clean", len(where) * self.passes * self.target.draws)
         return score(fsum(self.clean_correct), n)
 
     def attack(self, row: Row, examples: Examples) -> Cell:
@@ -199,20 +197,22 @@ class _Job:
         samples.sort(key=lambda sample: order[sample.image])
         return Cell(row=self._summary(row, draws, samples, time.monotonic() - began), samples=samples)
 
-    def null_copy(self, number: int) -> list[Sample]:
-        """Unattacked images under draws of their own: one of the copies among which the null control chooses."""
-        row = Row("null", "none", {})
-        samples = [self._clean_error(row, i) for i in np.flatnonzero(self.clean_correct == 0).tolist()]
+    def null_control(self, copies: int) -> Score:
+        """The worst case over so many copies of the unattacked images: the same choice, scored on fresh decisions."""
+        correct = np.zeros(len(self.images))
         for where in self.batches(np.flatnonzero(self.clean_correct > 0), 1):
 
-            def judge(where: np.ndarray) -> list[Sample]:
+            def judge(where: np.ndarray) -> list[np.ndarray]:
                 x, y = self.load(where)
-                keys = self.keys[where].fold("null", number)
-                return self._samples(row, where, y, self._verdict(x, x, y, keys), np.zeros((2, len(where)), np.int64))
+                keys = self.keys[where].fold("null")
+                chance = [margin(self.target.decide(x, keys.fold("copy", i))[0], y) for i in range(copies)]
+                chosen = torch.stack(chance).argmax(0).cpu().numpy()
+                fresh = self.target.decide(x, keys.fold("score").draw(chosen), self.passes).argmax(2)
+                return [(fresh == y).double().mean(0).cpu().numpy()]
 
-            samples += self._halving(judge, where)
-            self._tell("null control", len(where) * _verdict_work(self.target, self.passes))
-        return samples
+            correct[where] = np.concatenate(self._halving(judge, where))
+            self._tell("null control", len(where) * self.target.draws * (copies + self.passes))
+        return score(fsum(correct), len(correct))
 
     def _attack_batch(self, row: Row, view: View, draws: int, examples: Examples, where: np.ndarray) -> list[Sample]:
         x, y = self.load(where)
@@ -353,12 +353,8 @@ def _category(row: Row, views: dict[str, View]) -> Category:
     return "white-box" if views[row.view].exact else "static"
 
 
-def _draws(target: Target) -> int:
-    return target.m if "eot" in target.views else 1
-
-
 def _verdict_work(target: Target, passes: int) -> float:
-    return _draws(target) * ((passes + 2) if target.stochastic else 2)
+    return target.draws * ((passes + 2) if target.stochastic else 2)
 
 
 def row_work(target: Target, row: Row, passes: int) -> float:
@@ -371,7 +367,7 @@ def row_work(target: Target, row: Row, passes: int) -> float:
 
 def work_ahead(target: Target, rows: list[Row], n: int, passes: int) -> float:
     """Passes that a run over n images will cost at most."""
-    work = passes * _draws(target) + sum(row_work(target, row, passes) for row in rows)
+    work = passes * target.draws + sum(row_work(target, row, passes) for row in rows)
     if target.stochastic:
-        work += sum(not ATTACKS[row.attack].control for row in rows) * _verdict_work(target, passes)
+        work += target.draws * (passes + sum(not ATTACKS[row.attack].control for row in rows))
     return n * work

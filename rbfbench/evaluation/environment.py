@@ -18,7 +18,7 @@ def describe_environment(device: torch.device) -> Environment:
     return Environment(
         rbfbench=version("rbfbench"),
         python=platform.python_version(),
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         device=f"{device.type} ({name})",
         threads=torch.get_num_threads(),
         git=_commit(),

@@ -106,31 +106,38 @@ class Target:
             torch.manual_seed(int.from_bytes(seed, "little") >> 1)
             return self.model(x.repeat_interleave(len(keys) // len(x), dim=0))
 
-    def decide(self, x: Tensor, keys: Keys) -> Tensor:
-        """Decisions as log-probabilities, or logits where one pass decides, (N, n_classes), without a graph.
+    @property
+    def draws(self) -> int:
+        """Noisy passes behind one decision; 1 for a model without noise."""
+        return self.m if "eot" in self.views else 1
+
+    def decide(self, x: Tensor, keys: Keys, decisions: int = 1) -> Tensor:
+        """Independent decisions (decisions, N, n_classes), without a graph.
+
+        Log-probabilities of the mean over m passes, or plain logits where one pass decides.
 
         Args:
             x: Images (N, C, H, W) in [0,1].
-            keys: (N,), one an image; the noise of its m passes follows from it.
+            keys: (N,), one an image; the noise of all its passes follows from it.
+            decisions: How many; they share whatever does not depend on the noise.
         """
-        draws = self.m if self.stochastic or self.views.get("eot") else 1
-        size = max(1, self.max_rows // draws)
+        size = max(1, self.max_rows // (self.draws * decisions))
         with torch.no_grad():
-            parts = [self._decide(x[i : i + size], keys[i : i + size], draws) for i in range(0, len(x), size)]
-        return torch.cat(parts)
+            parts = [self._decide(x[i : i + size], keys[i : i + size], decisions) for i in range(0, len(x), size)]
+        return torch.cat(parts, dim=1)
 
-    def _decide(self, x: Tensor, keys: Keys, draws: int) -> Tensor:
+    def _decide(self, x: Tensor, keys: Keys, decisions: int) -> Tensor:
         noisy = self.views.get("eot")
         if noisy is None:
-            return self.views["static"].forward(x, None)
-        logits = noisy.forward(x, keys.spread(draws)).view(len(x), draws, -1)
-        return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(draws)
+            return self.views["static"].forward(x, None)[None].expand(decisions, -1, -1)
+        logits = noisy.forward(x, keys.spread(decisions * self.m)).view(len(x), decisions, self.m, -1)
+        return (logits.log_softmax(dim=3).logsumexp(dim=2) - math.log(self.m)).transpose(0, 1)
 
     def fingerprint(self, images: Images) -> str:
         """Digest of what the model answers on the first images with fixed keys: a changed model cannot pass for it."""
         head = images.head(PROBE)
         x, _ = head.batch(0, PROBE)
-        logits = self.decide(x.to(self.device), Keys.of(head.ids, 0)).double().cpu().numpy()
+        logits = self.decide(x.to(self.device), Keys.of(head.ids, 0))[0].double().cpu().numpy()
         # Rounded: the same weights on another thread count differ in the last bits.
         return hashlib.sha256(np.round(logits, 2).tobytes()).hexdigest()
 

@@ -52,7 +52,7 @@ def eight_bit(x: Tensor, x_adv: Tensor) -> Tensor:
     levels = x_adv * 255
     # A value that float32 holds a hair off its level is on it, and must not fall to the next one.
     nearest = levels.round()
-    levels = torch.where((levels - nearest).abs() < 1e-3, nearest, levels)
+    levels = torch.where((levels - nearest).abs() < 1e-4, nearest, levels)
     return torch.where(x_adv > x, levels.floor(), levels.ceil()) / 255
 
 
@@ -75,13 +75,13 @@ def verify(
     # Candidates that are not images are not shown to the model.
     shown = torch.where(valid[:, None, None, None], x_adv, x)
     if target.stochastic:
-        selection = target.decide(shown, keys.fold("selection"))
-        fresh = torch.stack([target.decide(shown, keys.fold("score", i)) for i in range(passes)])
+        selection, *rest = target.decide(shown, keys, 1 + passes)
+        fresh = torch.stack(rest)
     else:
-        selection = target.decide(shown, keys)
-        fresh = selection[None]
+        fresh = target.decide(shown, keys)
+        selection = fresh[0]
     rounded = eight_bit(x, shown)
-    on_grid = target.decide(rounded, keys.fold("8bit"))
+    on_grid = target.decide(rounded, keys.fold("8bit"))[0]
     rounded_valid, _ = within_budget(x, rounded, norm, eps)
     right = fresh.argmax(2) == y
     return Verdict(

@@ -7,7 +7,7 @@ from math import fsum
 from typing import Any
 
 from rbfbench.results.intervals import score
-from rbfbench.results.records import AttackRow, Category, Cell, Norm, Sample, Score, View, WorstCase
+from rbfbench.results.records import AttackRow, Category, Cell, Norm, Sample, View, WorstCase
 
 CONTROLS = frozenset({"null", "noise"})
 
@@ -88,22 +88,11 @@ def worst_case(cells: Sequence[Cell], n: int, *, stochastic: bool) -> WorstCase 
     entered = [cell for cell in cells if enters_worst_case(cell.row)]
     if not entered:
         return None
-    total = _score_chosen([cell.samples for cell in entered], n, stochastic)
+    chosen = list(choose([cell.samples for cell in entered], stochastic=stochastic).values())
+    _one_each(chosen, n)
+    total = score(fsum(s.correct for s in chosen), n)
     strongest = min((cell.row.accuracy, cell.row.id) for cell in entered)[1]
     return WorstCase(accuracy=total.accuracy, k=total.k, n=total.n, ci95=total.ci95, strongest=strongest)
-
-
-def null_control(copies: Sequence[Sequence[Sample]], n: int) -> Score:
-    """What choosing alone does: the worst case over unattacked copies of the images, each with draws of its own.
-
-    Args:
-        copies: As many as attacks entered the worst case; each one sample per image.
-        n: Images asked for.
-
-    Raises:
-        ValueError: No copies, or they do not hold exactly n images.
-    """
-    return _score_chosen(copies, n, stochastic=True)
 
 
 def enters_worst_case(row: AttackRow) -> bool:
@@ -133,12 +122,6 @@ def choose(groups: Iterable[Sequence[Sample]], *, stochastic: bool) -> dict[str,
             if s.image not in best or weakness(s) < weakness(best[s.image]):
                 best[s.image] = s
     return best
-
-
-def _score_chosen(groups: Sequence[Sequence[Sample]], n: int, stochastic: bool) -> Score:
-    chosen = list(choose(groups, stochastic=stochastic).values())
-    _one_each(chosen, n)
-    return score(fsum(s.correct for s in chosen), n)
 
 
 def _one_each(samples: Sequence[Sample], n: int) -> None:

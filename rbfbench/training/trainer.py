@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -68,6 +68,7 @@ def train(
         ModelError: The loss is not finite; the last good checkpoint stays.
     """
     workdir.mkdir(parents=True, exist_ok=True)
+    _claim(workdir / "spec.txt", spec)
     torch.manual_seed(spec.seed)
     filters = _filters(spec, images, workdir, progress) if spec.rbf else None
     blueprint = Blueprint(
@@ -90,6 +91,19 @@ def train(
         run.save()
         progress("epochs", run.epoch, spec.schedule.epochs, _remark(run.history[-1]))
     return Trained(model.eval(), blueprint, run.history, run.wall_s)
+
+
+def _claim(path: Path, spec: TrainSpec) -> None:
+    """Refuse a folder of another training, before its filters, reconstructions or weights are taken for this one's."""
+    if not path.is_file():
+        with _replacing(path) as part:
+            part.write_text(repr(spec))
+    if path.read_text() != repr(spec):
+        raise LoadError(
+            f"cannot resume from {path.parent}",
+            "it holds a training with other settings",
+            "give the same settings, another --out, or remove that folder",
+        )
 
 
 def _remark(epoch: dict[str, float]) -> str:
@@ -169,9 +183,14 @@ class _Run:
         if path.is_file():
             self._restore(torch.load(path, map_location=device, weights_only=True))
 
+    def _stop(self) -> NoReturn:
+        kept = f"; {self.path} holds the last good epoch" if self.epoch else ""
+        raise ModelError(
+            f"training stopped in epoch {self.epoch + 1}", "the loss is not finite", f"lower the learning rate{kept}"
+        )
+
     def _state(self) -> dict[str, Any]:
         return {
-            "spec": repr(self.spec),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -181,12 +200,6 @@ class _Run:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        if state["spec"] != repr(self.spec):
-            raise LoadError(
-                f"cannot resume from {self.path}",
-                "it was trained with other settings",
-                "give the same settings, another --out, or remove that folder",
-            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -211,11 +224,7 @@ class _Run:
                 logits = self.model(inputs.contiguous(memory_format=torch.channels_last)).float()
             loss = F.cross_entropy(logits, smoothed(y, logits.shape[1], self.spec.recipe.smoothing))
             if not torch.isfinite(loss):
-                raise ModelError(
-                    f"training stopped in epoch {self.epoch + 1}",
-                    "the loss is not finite",
-                    f"lower the learning rate; {self.path} holds the last good epoch",
-                )
+                self._stop()
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -224,6 +233,9 @@ class _Run:
             correct += int((logits.argmax(1) == y).sum())
             seen += len(y)
             progress(f"epoch {self.epoch + 1}/{self.spec.schedule.epochs}", step + 1, self.steps, "")
+        # The last step has no later loss to show that it went wrong.
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            self._stop()
         self.epoch += 1
         self.wall_s += time.monotonic() - began
         self.history.append({"epoch": self.epoch, "loss": loss_sum / seen, "train_accuracy": correct / seen})
@@ -276,6 +288,6 @@ def _accuracy(model: nn.Module, pixels: np.ndarray, labels: np.ndarray, device: 
     model.eval()
     correct = 0
     for start in range(0, len(labels), 250):
-        x = torch.from_numpy(np.asarray(pixels[start : start + 250])).permute(0, 3, 1, 2).to(device, torch.float32)
+        x = torch.from_numpy(np.array(pixels[start : start + 250])).permute(0, 3, 1, 2).to(device, torch.float32)
         correct += int((model(x).argmax(1).cpu().numpy() == labels[start : start + 250]).sum())
     return correct / len(labels)

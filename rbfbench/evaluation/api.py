@@ -1,0 +1,115 @@
+"""What Python users call: attack a model on tensors, load a shipped model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rbfbench.attacks import ATTACKS, load_suite
+from rbfbench.data.images import Images
+from rbfbench.defenses import SHIPPED, shipped_path
+from rbfbench.defenses.checkpoint import load
+from rbfbench.errors import DataError, UsageError, unknown_name
+from rbfbench.evaluation.engine import evaluate
+from rbfbench.evaluation.spec import RunSpec
+from rbfbench.evaluation.target import inspect
+from rbfbench.results.records import Run
+
+
+def attack(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: str,
+    eps: float,
+    suite: str = "quick",
+    seed: int = 0,
+    passes: int = 3,
+    batch_size: int | None = None,
+) -> Run:
+    """Attack a model on images and return the verified run; `run.worst_case.accuracy` is the headline.
+
+    Args:
+        model: From images (N, C, H, W) in [0,1] to logits (N, classes); normalisation belongs inside it.
+        x: Images (N, C, H, W), float in [0,1].
+        y: (N,) true classes.
+        norm: "linf", "l2" or "l1".
+        eps: Radius of the ball on [0,1] pixels.
+        suite: Name of a frozen list of attacks.
+        seed: Seed of everything random; results do not depend on the global generators.
+        passes: Fresh decisions that a stochastic model is scored on.
+        batch_size: Rows in one pass; chosen from memory if None.
+
+    Raises:
+        UsageError: Unknown suite, an attack that does not serve the norm, a radius that is none.
+        DataError: x and y are not labelled images in [0,1].
+        ModelError: The model does not classify them.
+    """
+    rows = load_suite(suite)
+    for row in rows:
+        if norm not in ATTACKS[row.attack].norms:
+            raise unknown_name(f"norm of {row.attack}", norm, ATTACKS[row.attack].norms)
+    if not 0 <= eps < float("inf"):
+        raise UsageError(f"eps = {eps} is no radius", "it must be finite and at least 0", "give such a number")
+    images = _images(x, y)
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    device = x.device if first is None else first.device
+    spec = RunSpec(
+        model=type(model).__name__,
+        dataset="tensors",
+        source=f"{len(images)} images given as tensors",
+        norm=norm,
+        eps=eps,
+        eps_text=f"{eps:.6g}",
+        suite=suite,
+        rows=tuple(rows),
+        limit=len(images),
+        available=len(images),
+        seed=seed,
+        passes=passes,
+        batch_size=batch_size,
+        device=str(device),
+    )
+    return evaluate(inspect(model, type(model).__name__, images, device), images, spec).run
+
+
+def _images(x: Tensor, y: Tensor) -> Images:
+    what = "these tensors are not labelled images"
+    if x.ndim != 4 or len(x) == 0 or y.shape != x.shape[:1]:
+        shapes = f"x is {tuple(x.shape)} and y {tuple(y.shape)}"
+        raise DataError(what, shapes, "give x as (N,C,H,W) with N > 0 and y as (N,)")
+    if not x.is_floating_point() or not bool(((x >= 0) & (x <= 1)).all()):
+        raise DataError(
+            what, "x is not float, or has values outside [0,1]", "scale images to [0,1]; normalise in the model"
+        )
+    if y.is_floating_point() or bool((y < 0).any()):
+        raise DataError(what, "y is not made of class indices", "give integers from 0")
+    pixels = np.ascontiguousarray(x.detach().permute(0, 2, 3, 1).to("cpu", torch.float32).numpy())
+    return Images(
+        name="tensors",
+        source="",
+        pixels=pixels,
+        labels=y.cpu().numpy().astype(np.int64),
+        indices=np.arange(len(x)),
+        classes=tuple(str(i) for i in range(int(y.max()) + 1)),
+    )
+
+
+def load_model(name: str, dataset: str) -> nn.Module:
+    """A shipped model in eval mode, from [0,1] images to logits.
+
+    Args:
+        name: "rcnn" or "cnn"; see `rbfbench ls models`.
+        dataset: "cifar10", "mnist" or "digits".
+
+    Raises:
+        UsageError: No such model is shipped for the data set.
+    """
+    path = shipped_path(name, dataset) if name in SHIPPED else None
+    if path is None:
+        raise unknown_name(f"model for {dataset}", name, [key for key in SHIPPED if shipped_path(key, dataset)])
+    return load(path)[0]

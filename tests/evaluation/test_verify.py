@@ -1,0 +1,110 @@
+"""The verifier against hand-made cheats: none of them may pass for an adversarial example."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rbfbench.attacks.norms import NORMS
+from rbfbench.attacks.rng import Keys
+from rbfbench.evaluation.target import Target
+from rbfbench.evaluation.verify import eight_bit, verify, within_budget
+
+EPS = {"linf": 0.1, "l2": 0.5, "l1": 2.0}
+
+
+def by_brightness(x: Tensor) -> Tensor:
+    """Class 1 iff the mean pixel is above one half."""
+    brightness = x.flatten(1).mean(1) - 0.5
+    return torch.stack([-brightness, brightness], 1)
+
+
+def judge(model, x: Tensor, x_adv: Tensor, y: Tensor, norm: str = "linf", **changes):
+    target = Target(model, "toy", torch.device("cpu"), n_classes=2, **changes)
+    keys = Keys.of([str(i) for i in range(len(x))], 0)
+    return verify(target, x, x_adv, y, norm=norm, eps=EPS[norm], keys=keys, passes=5)
+
+
+@pytest.fixture
+def dark() -> tuple[Tensor, Tensor]:
+    return torch.full((4, 1, 4, 4), 0.45), torch.zeros(4, dtype=torch.long)
+
+
+def test_an_honest_success_is_confirmed(dark):
+    x, y = dark
+    verdict = judge(by_brightness, x, x + 0.09, y)
+    assert verdict.valid.all()
+    assert (verdict.correct == 0).all()
+    assert (verdict.selection < 0).all()
+    assert verdict.wrong_any.all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_one_percent_over_the_budget_is_invalid(dark, norm):
+    x, y = dark
+    direction = torch.ones_like(x)
+    delta = direction / NORMS[norm].length(direction)[0]
+    over = judge(by_brightness, x, x + 1.01 * EPS[norm] * delta, y, norm)
+    assert not over.valid.any()
+    assert judge(by_brightness, x, x + 0.99 * EPS[norm] * delta, y, norm).valid.all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_candidate_that_is_not_finite_is_invalid(dark, value):
+    x, y = dark
+    x_adv = x.clone()
+    x_adv[1, 0, 2, 2] = value
+    assert judge(by_brightness, x, x_adv, y).valid.tolist() == [True, False, True, True]
+
+
+def test_a_candidate_outside_the_box_is_invalid_even_within_the_budget():
+    x = torch.full((1, 1, 2, 2), 0.98)
+    assert not judge(by_brightness, x, x + 0.05, torch.tensor([1])).valid.any()
+
+
+def test_an_unchanged_image_of_the_right_class_is_no_success(dark):
+    x, y = dark
+    verdict = judge(by_brightness, x, x.clone(), y)
+    assert (verdict.correct == 1).all()
+    assert (verdict.selection > 0).all()
+
+
+def test_nan_logits_are_told_from_answers(dark):
+    x, y = dark
+
+    def breaks_on_bright(images: Tensor) -> Tensor:
+        logits = by_brightness(images)
+        logits[images.flatten(1).mean(1) > 0.5] = math.nan
+        return logits
+
+    verdict = judge(breaks_on_bright, x, x + 0.09, y)
+    assert not verdict.answered.any()
+
+
+def test_float32_rounding_of_an_exact_step_is_within_the_budget():
+    x = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    x_adv = (x + 0.1 * torch.sign(torch.randn(x.shape, generator=torch.Generator().manual_seed(1)))).clamp(0, 1)
+    assert within_budget(x, x_adv, "linf", 0.1)[0].all()
+
+
+@given(st.integers(0, 2**31))
+def test_rounding_to_8_bits_goes_towards_the_image_and_ends_on_the_grid(seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 256, (2, 3, 5, 5), generator=generator) / 255
+    x_adv = torch.rand(x.shape, generator=generator)
+    rounded = eight_bit(x, x_adv)
+    levels = rounded.double() * 255
+    assert (levels - levels.round()).abs().max() < 1e-4
+    assert ((rounded - x).abs() <= (x_adv - x).abs() + 1e-6).all()
+    assert ((rounded - x_adv).abs() <= 1 / 255 + 1e-6).all()
+
+
+def test_an_image_on_the_grid_stays_what_it_is():
+    x = (torch.arange(256) / 255).view(1, 1, 16, 16)
+    assert torch.equal((eight_bit(torch.zeros_like(x), x) * 255).round(), (x * 255).round())
+    assert torch.equal((eight_bit(torch.ones_like(x), x) * 255).round(), (x * 255).round())
