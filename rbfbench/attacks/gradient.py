@@ -14,6 +14,8 @@ from rbfbench.attacks.norms import NORMS, SHRINK
 from rbfbench.attacks.oracle import Oracle
 from rbfbench.attacks.rng import Keys
 
+Step = Callable[[Tensor, Tensor, float], Tensor]  # (x_adv, gradient, size) -> ascent
+
 
 def fgsm(oracle: Oracle, x: Tensor, y: Tensor, *, norm: str, eps: float, rng: Keys, loss: str = "ce") -> Tensor:
     """One step to the maximiser of the linearised loss over ball and box (Goodfellow et al., arXiv 1412.6572).
@@ -70,7 +72,6 @@ def pgd(
     Returns:
         The best candidate seen for each image (N, C, H, W).
     """
-    direct = NORMS[norm].step
     return _walk(
         oracle,
         x,
@@ -83,7 +84,7 @@ def pgd(
         restarts=restarts,
         random_start=random_start,
         loss=loss,
-        direction=lambda: direct,
+        stepper=lambda: NORMS[norm].step,
     )
 
 
@@ -116,17 +117,17 @@ def mi_fgsm(
         The best candidate seen for each image (N, C, H, W).
     """
 
-    def with_momentum() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def with_momentum() -> Step:
         momentum: Tensor | None = None
 
-        def direction(x: Tensor, x_adv: Tensor, gradient: Tensor) -> Tensor:
+        def step(x_adv: Tensor, gradient: Tensor, size: float) -> Tensor:
             nonlocal momentum
             length = gradient.abs().sum(dim=(1, 2, 3), keepdim=True)
             unit = gradient / length.clamp(min=torch.finfo(gradient.dtype).tiny)  # a zero gradient stays zero, not NaN
             momentum = unit if momentum is None else decay * momentum + unit
-            return NORMS[norm].step(x, x_adv, momentum)
+            return NORMS[norm].step(x_adv, momentum, size)
 
-        return direction
+        return step
 
     return _walk(
         oracle,
@@ -140,7 +141,7 @@ def mi_fgsm(
         restarts=1,
         random_start=False,
         loss=loss,
-        direction=with_momentum,
+        stepper=with_momentum,
     )
 
 
@@ -157,9 +158,9 @@ def _walk(
     restarts: int,
     random_start: bool,
     loss: str,
-    direction: Callable[[], Callable[[Tensor, Tensor, Tensor], Tensor]],
+    stepper: Callable[[], Step],
 ) -> Tensor:
-    """X <- project(x + step_size * direction), keeping the best point of each image over all steps and restarts."""
+    """Step and project, again and again, keeping the best point of each image over all steps and restarts."""
     geometry, budget, ascend = NORMS[norm], eps * SHRINK, LOSSES[loss]
     best = Best(x, y)
     everyone = torch.arange(len(x), device=x.device)
@@ -172,12 +173,12 @@ def _walk(
         if random_start:
             keys = rng[alive.cpu().numpy()].fold("start", restart)
             delta = geometry.project(clean, geometry.start(keys, clean, budget), budget)
-        step = direction()
+        step = stepper()  # a new one for each restart: momentum starts at rest
         for _ in range(steps):
             x_adv = (clean + delta).clamp(0, 1)
             seen = near.value_and_grad(x_adv, partial(ascend, y=labels))
             best.offer(alive, x_adv, seen.logits)
-            delta = geometry.project(clean, delta + step_size * step(clean, x_adv, seen.gradient), budget)
+            delta = geometry.project(clean, delta + step(x_adv, seen.gradient, step_size), budget)
         x_adv = (clean + delta).clamp(0, 1)
         best.offer(alive, x_adv, near.logits(x_adv))
     return best.x_adv

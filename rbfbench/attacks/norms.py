@@ -52,8 +52,8 @@ def _start_linf(keys: Keys, x: Tensor, eps: float) -> Tensor:
     return (2 * keys.uniform(tuple(x.shape[1:]), x) - 1) * eps
 
 
-def _step_linf(x: Tensor, x_adv: Tensor, gradient: Tensor) -> Tensor:
-    return gradient.sign()
+def _step_linf(x_adv: Tensor, gradient: Tensor, size: float) -> Tensor:
+    return size * gradient.sign()
 
 
 # l2 ------------------------------------------------------------------------------------------------------------------
@@ -87,10 +87,10 @@ def _start_l2(keys: Keys, x: Tensor, eps: float) -> Tensor:
     return direction * _column(eps * radius / _length_l2(direction).clamp(min=TINY), x)
 
 
-def _step_l2(x: Tensor, x_adv: Tensor, gradient: Tensor) -> Tensor:
+def _step_l2(x_adv: Tensor, gradient: Tensor, size: float) -> Tensor:
     # Scaled by the largest entry first: the square of a tiny gradient would underflow and the attack would not move.
     scaled = gradient / _column(_length_linf(gradient).clamp(min=torch.finfo(gradient.dtype).tiny), gradient)
-    return scaled / _column(_length_l2(scaled).clamp(min=TINY), gradient)
+    return scaled * (size / _column(_length_l2(scaled).clamp(min=TINY), gradient))
 
 
 # l1 ------------------------------------------------------------------------------------------------------------------
@@ -125,20 +125,26 @@ def _start_l1(keys: Keys, x: Tensor, eps: float) -> Tensor:
     return laplace * _column(eps * radius / _length_l1(laplace).clamp(min=TINY), x)
 
 
-L1_SHARE = 0.01  # of the coordinates move in one l1 step, as in SLIDE (arXiv 1904.13000)
+L1_SHARE = 0.01  # of the coordinates share an l1 step that has room everywhere, as in SLIDE (arXiv 1904.13000)
 
 
-def _step_l1(x: Tensor, x_adv: Tensor, gradient: Tensor) -> Tensor:
-    """Unit l1 step on the largest gradients that still have room (arXiv 1904.13000).
+def _step_l1(x_adv: Tensor, gradient: Tensor, size: float) -> Tensor:
+    """Spread `size` over the largest gradients, no coordinate beyond its share or its room; what is left flows on.
 
-    The true steepest direction is one coordinate; if that one is at its bound the attack would never move.
+    The true steepest direction is one coordinate: at its bound, the attack would never move. A fixed set of them would
+    be refilled for ever with what the projection takes, and never reach the next ones.
     """
-    blocked = ((x_adv <= 0) & (gradient < 0)) | ((x_adv >= 1) & (gradient > 0))
-    useful = gradient.masked_fill(blocked, 0).flatten(1)
-    k = max(1, round(L1_SHARE * useful.shape[1]))
-    top = useful.abs().topk(k, dim=1).indices
-    direction = torch.zeros_like(useful).scatter(1, top, useful.gather(1, top).sign())
-    return (direction / direction.abs().sum(1, keepdim=True).clamp(min=1)).view_as(gradient)
+    share = size / max(1, round(L1_SHARE * gradient[0].numel()))
+    return _fill(gradient, torch.where(gradient > 0, 1 - x_adv, x_adv).clamp(max=share), size)
+
+
+def _fill(gradient: Tensor, room: Tensor, budget: float) -> Tensor:
+    """Spend an l1 budget on the coordinates' rooms by falling |gradient| (fractional knapsack), in its direction."""
+    order = gradient.flatten(1).abs().argsort(dim=1, descending=True)
+    room_left = (room * (gradient != 0)).flatten(1).gather(1, order)
+    spent_before = room_left.cumsum(1) - room_left
+    filled = torch.minimum(room_left, (budget - spent_before).clamp(min=0))
+    return torch.zeros_like(room_left).scatter(1, order, filled).view_as(gradient) * gradient.sign()
 
 
 @dataclass(frozen=True)
@@ -149,14 +155,14 @@ class Norm:
         length: ||delta||_p of (N, ...) as (N,).
         project: (x, delta, eps) -> the point nearest to delta in ball and box.
         start: (keys, x, eps) -> a uniform sample of the ball, before the box.
-        step: (x, x_adv, gradient) -> ascent direction of unit length.
+        step: (x_adv, gradient, size) -> ascent of this length; shorter only where the box leaves no more room.
         linear_optimum: (x, gradient, eps) -> maximiser of the linearised loss over ball and box.
     """
 
     length: Callable[[Tensor], Tensor]
     project: Callable[[Tensor, Tensor, float], Tensor]
     start: Callable[[Keys, Tensor, float], Tensor]
-    step: Callable[[Tensor, Tensor, Tensor], Tensor]
+    step: Callable[[Tensor, Tensor, float], Tensor]
     linear_optimum: Callable[[Tensor, Tensor, float], Tensor]
 
 
@@ -166,7 +172,7 @@ def _linear_linf(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
 
 def _linear_l2(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
     """delta_i = sign(g_i) min(lam |g_i|, room_i) with ||delta|| = eps, or the corner of the box if eps is larger."""
-    unit = _step_l2(x, x, gradient)
+    unit = _step_l2(x, gradient, 1.0)
 
     def at(inverse: Tensor) -> Tensor:  # inverse = 1 / lam, so that the norm decreases in it
         return _box(x, unit / _column(inverse.clamp(min=TINY), unit))
@@ -176,14 +182,7 @@ def _linear_l2(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
 
 
 def _linear_l1(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
-    """Fill the coordinates' rooms by falling |g_i| until eps is spent (fractional knapsack)."""
-    flat = gradient.flatten(1)
-    room = torch.where(gradient > 0, 1 - x, x).flatten(1) * (flat != 0)
-    order = flat.abs().argsort(dim=1, descending=True)
-    sorted_room = room.gather(1, order)
-    spent_before = sorted_room.cumsum(1) - sorted_room
-    filled = torch.minimum(sorted_room, (eps - spent_before).clamp(min=0))
-    return (torch.zeros_like(flat).scatter(1, order, filled) * flat.sign()).view_as(x)
+    return _fill(gradient, torch.where(gradient > 0, 1 - x, x), eps)
 
 
 NORMS: dict[str, Norm] = {

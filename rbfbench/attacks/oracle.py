@@ -143,7 +143,8 @@ class Oracle:
                 "none flows from the model's output back to its input",
                 "run black-box attacks, or give the model a differentiable surrogate",
             )
-        return gradient
+        # A component that is not a number leads nowhere; left in, it would stop the whole image without a word.
+        return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _count(self, *, backward: bool, twice: bool) -> None:
         self.counts.forwards[self.index] += self.draws * (1 + twice)

@@ -85,7 +85,8 @@ class AttackInfo:
         gradient: Whether it needs gradients.
         control: A control, which never enters the worst case.
         parameters: Everything that can be set.
-        passes: (parameters) -> most (forwards, backwards) for each image and draw.
+        passes: (parameters) -> most (forwards, backwards) for each image and draw; where the draws of one image do not
+            fit into one pass, gradients take each forward twice.
         reference: Where it is defined.
         about: One line for people.
     """

@@ -83,10 +83,16 @@ def fit_filters(
         means (K, C, w, w) and variances (K,), float64. The variance is the mean squared distance (trace), as in Eq. 3.
 
     Raises:
-        ModelError: No filter survives (too few images, or images without variation).
+        ModelError: Images smaller than a patch, or no filter survives (too few images, or images without variation).
     """
     generator = torch.Generator().manual_seed(seed)
     images = batch(0, 1)
+    if min(images.shape[2:]) < config.window:
+        raise ModelError(
+            "RBF filters do not fit these images",
+            f"images are {tuple(images.shape[2:])}, patches {config.window} pixels wide",
+            "give larger images",
+        )
     channels, dimension = images.shape[1], images.shape[1] * config.window**2
     means = images.new_empty((0, dimension), dtype=torch.float64)
     variances = images.new_empty(0, dtype=torch.float64)

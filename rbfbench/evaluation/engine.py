@@ -223,7 +223,8 @@ class _Job:
             len(where),
             draws=draws,
             exact=view.exact,
-            max_rows=self.target.max_rows,
+            # Draws that are fixed in the model are one ensemble: cut into passes, each would see its first members.
+            max_rows=max(self.target.max_rows, draws) if view.draws else self.target.max_rows,
         )
         try:
             x_adv = ATTACKS[row.attack].resolve()(

@@ -41,6 +41,10 @@ class Schedule:
         weight_decay: L2 factor on all parameters (`sgd`) or none (`adam`).
         shift: Random shifts up to this many pixels, reflected at the border.
         flip: Random horizontal flips.
+        contrast: Contrast of an image is multiplied by up to 1 +- this.
+        colour: Standard deviation of an offset for each channel.
+        shading: Standard deviation of smooth offsets that vary over the image (an 8 x 8 grid, interpolated), at most:
+            an image draws its own share of it.
     """
 
     classifier: str
@@ -51,11 +55,24 @@ class Schedule:
     weight_decay: float
     shift: int
     flip: bool
+    contrast: float = 0.0
+    colour: float = 0.0
+    shading: float = 0.0
 
 
 SCHEDULES: dict[str, Schedule] = {
     "cifar10": Schedule(
-        classifier="small", optimizer="sgd", epochs=12, batch=500, lr=0.4, weight_decay=5e-4, shift=2, flip=True
+        classifier="small",
+        optimizer="sgd",
+        epochs=12,
+        batch=500,
+        lr=0.4,
+        weight_decay=5e-4,
+        shift=2,
+        flip=True,
+        contrast=0.3,
+        colour=0.1,
+        shading=0.1,
     ),
     "mnist": Schedule(
         classifier="mnist-cnn", optimizer="adam", epochs=8, batch=128, lr=1e-3, weight_decay=0.0, shift=0, flip=False

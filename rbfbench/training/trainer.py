@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,6 +172,14 @@ class _replacing:
             self.part.unlink(missing_ok=True)
 
 
+def _checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise LoadError(f"cannot resume from {path}", "the file is damaged", "remove it to start anew") from error
+    return state
+
+
 class _Run:
     """The state of one training: everything that a checkpoint holds."""
 
@@ -181,7 +190,7 @@ class _Run:
         self.epoch, self.wall_s = 0, 0.0
         self.history: list[dict[str, float]] = []
         if path.is_file():
-            self._restore(torch.load(path, map_location=device, weights_only=True))
+            self._restore(_checkpoint(path, device))
 
     def _stop(self) -> NoReturn:
         kept = f"; {self.path} holds the last good epoch" if self.epoch else ""
@@ -248,7 +257,7 @@ def smoothed(y: Tensor, n_classes: int, smoothing: float) -> Tensor:
 
 
 def augment(x: np.ndarray, schedule: Schedule, generator: np.random.Generator) -> np.ndarray:
-    """Randomly flipped and shifted copies of images (N, H, W, C)."""
+    """Randomly flipped, shifted and shaded copies of images (N, H, W, C)."""
     if schedule.flip:
         flips = generator.random(len(x)) < 0.5
         x = np.where(flips[:, None, None, None], x[:, :, ::-1], x)
@@ -257,7 +266,27 @@ def augment(x: np.ndarray, schedule: Schedule, generator: np.random.Generator) -
         padded = np.pad(x, ((0, 0), (s, s), (s, s), (0, 0)), mode="reflect")
         top, left = generator.integers(0, 2 * s + 1, (2, len(x)))
         x = np.stack([image[i : i + h, j : j + w] for image, i, j in zip(padded, top, left, strict=True)])
-    return x
+    return _shaded(x, schedule, generator) if schedule.contrast or schedule.colour or schedule.shading else x
+
+
+SHADING_GRID = 8
+
+
+def _shaded(x: np.ndarray, schedule: Schedule, generator: np.random.Generator) -> np.ndarray:
+    """Other light on images (N, H, W, C): contrast, colour and smooth shading; values may leave [0,1]."""
+    n, h, w, c = x.shape
+    contrast = 1 + schedule.contrast * generator.uniform(-1, 1, (n, 1, 1, 1)).astype(np.float32)
+    colour = schedule.colour * generator.standard_normal((n, 1, 1, c), np.float32)
+    strength = schedule.shading * generator.random((n, 1, 1, 1), np.float32)
+    grid = strength * generator.standard_normal((n, SHADING_GRID, SHADING_GRID, c), np.float32)
+    shading = np.einsum("hi,nijc,wj->nhwc", _interpolation(h), grid, _interpolation(w), optimize=True)
+    return (x.astype(np.float32) - 0.5) * contrast + 0.5 + colour + shading
+
+
+def _interpolation(size: int) -> np.ndarray:
+    """(size, SHADING_GRID) weights of linear interpolation from the grid to `size` pixels."""
+    at = np.linspace(0, SHADING_GRID - 1, size)
+    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(SHADING_GRID))).astype(np.float32)
 
 
 def _batches(n: int, size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:

@@ -127,7 +127,7 @@ def test_a_batch_is_a_loop(norm: str, eps: float, device: torch.device) -> None:
     for function in (
         lambda i: geometry.project(x[i], move[i], eps),
         lambda i: geometry.linear_optimum(x[i], move[i], eps),
-        lambda i: geometry.step(x[i], x[i], move[i]),
+        lambda i: geometry.step(x[i], move[i], 1.0),
     ):
         whole = function(slice(None))
         loop = torch.cat([function(slice(i, i + 1)) for i in range(8)])
@@ -207,7 +207,7 @@ def test_start_is_symmetric(norm: str) -> None:
 def test_step_has_unit_length_whatever_the_gradient(norm: str, scale: float, device: torch.device) -> None:
     x = torch.full((5, 3, 8, 8), 0.5, device=device)  # float32: the square of 1e-30 underflows, of 1e30 overflows
     gradient = (images(5, device, shape=(3, 8, 8)).float() - 0.4) * scale
-    step = NORMS[norm].step(x, x, gradient)
+    step = NORMS[norm].step(x, gradient, 1.0)
     assert np.allclose(lengths(step, norm), 1, rtol=1e-6)
     assert ((step * gradient.sign()).flatten(1).sum(1) > 0).all()
 
@@ -216,23 +216,23 @@ def test_step_has_unit_length_whatever_the_gradient(norm: str, scale: float, dev
 def test_step_along_a_zero_gradient_is_zero(norm: str, device: torch.device) -> None:
     x = images(3, device)
     zero = torch.zeros_like(x)
-    assert torch.equal(NORMS[norm].step(x, x, zero), zero)
+    assert torch.equal(NORMS[norm].step(x, zero, 1.0), zero)
 
 
 def test_l1_step_passes_over_coordinates_at_their_bound() -> None:
     x = torch.tensor([0.0, 1.0, 0.5, 0.5], dtype=torch.float64).view(1, 1, 2, 2)
     gradient = torch.tensor([-9.0, 8.0, 2.0, -1.0], dtype=torch.float64).view(1, 1, 2, 2)
-    step = NORMS["l1"].step(x, x, gradient)
-    assert step.flatten().tolist() == [0, 0, 1, 0]
+    assert NORMS["l1"].step(x, gradient, 0.4).flatten().tolist() == [0, 0, 0.4, 0]
     # The same gradients away from the bound are used: it is the room that decides, not the pixel.
-    assert NORMS["l1"].step(x, x, -gradient).flatten().tolist() == [1, 0, 0, 0]
-    # What counts is where the walk stands, not the clean image.
-    assert NORMS["l1"].step(torch.full_like(x, 0.5), x, gradient).flatten().tolist() == [0, 0, 1, 0]
+    assert NORMS["l1"].step(x, -gradient, 0.4).flatten().tolist() == [0.4, 0, 0, 0]
+    # What one coordinate has no room for goes to the next, and no farther than there is room at all.
+    assert NORMS["l1"].step(x, gradient, 0.75).flatten().tolist() == [0, 0, 0.5, -0.25]
+    assert NORMS["l1"].step(x, gradient, 2.0).flatten().tolist() == [0, 0, 0.5, -0.5]
 
 
 def test_l1_step_moves_one_percent_of_the_coordinates() -> None:
     gradient = images(2, CPU, shape=(3, 10, 10)) - 0.5
-    step = NORMS["l1"].step(torch.full_like(gradient, 0.5), torch.full_like(gradient, 0.5), gradient)
+    step = NORMS["l1"].step(torch.full_like(gradient, 0.5), gradient, 1.0)
     assert (step != 0).flatten(1).sum(1).tolist() == [3, 3]
     kept = gradient.abs().flatten(1).gather(1, (step != 0).flatten(1).nonzero()[:, 1].view(2, 3)).min(1).values
     assert torch.equal(kept, gradient.abs().flatten(1).topk(3, dim=1).values[:, -1])

@@ -106,7 +106,6 @@ def test_pgd_l1_reaches_the_optimum_of_a_linear_model(dark: bool, device: torch.
     assert (reached <= best + 1e-9).all()
 
 
-@pytest.mark.xfail(reason="steps refill the few steepest coordinates for ever once more of them fit into the budget")
 @pytest.mark.parametrize("eps", [2.0, 6.0])
 def test_pgd_l1_does_not_stall_on_small_images(eps: float, device: torch.device) -> None:
     """One percent of 50 coordinates is one, the optimum fills four to twelve: the walk must get past the first."""
@@ -230,6 +229,22 @@ def test_mi_fgsm_walks_as_its_paper_says(decay: float, device: torch.device) -> 
         point = torch.clamp(torch.minimum(torch.maximum(ahead, x - eps), x + eps), 0, 1)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_momentum_crosses_a_plateau_that_stops_iterated_fgsm(norm: str, device: torch.device) -> None:
+    """Gradients that are exactly zero half-way leave the momentum as it was: neither NaN nor forgotten."""
+    x = torch.full((2, 1, 2, 4), 0.5, dtype=torch.float64, device=device)
+    y = torch.zeros(2, dtype=torch.int64, device=device)
+
+    def plateau(x: Tensor) -> Tensor:
+        way = (x - 0.5).flatten(1)[:, 0] / 0.4
+        value = way.clamp(max=0.4) - 1 + 100 * torch.relu(way - 0.8)
+        return torch.stack([torch.zeros_like(value), value], dim=1)
+
+    run = partial(run_attack, "mi-fgsm", plain(plateau), x, y, norm=norm, eps=0.4, steps=20)
+    assert (margins(plateau, run(decay=1.0)[0], y) > 0).all()
+    assert (margins(plateau, run(decay=0.0)[0], y) < 0).all()
+
+
 def test_momentum_makes_a_difference(device: torch.device) -> None:
     """Guards the test above against a model on which every decay walks alike."""
     model = smooth_net(5, device)
@@ -290,6 +305,29 @@ def test_an_image_broken_once_costs_no_further_restarts(device: torch.device) ->
     # A view that does not decide like the model cannot know who is broken: nobody is spared.
     _, oracle = run_attack("pgd", plain(model), x, labels, exact=False, **common)
     assert oracle.counts.forwards.tolist() == [55] * 4
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_survivor_restarts_where_it_would_without_the_broken(norm: str, device: torch.device) -> None:
+    """The first image is broken in the first restart: the second must keep its own keys, data and label after that."""
+    x = images(2, device)
+    model, _ = linear_pair(x, gap=100.0)
+    y = torch.tensor([1, 0], device=device)
+    looks: list[Tensor] = []
+
+    def watching(x: Tensor, keys: Keys | None) -> Tensor:
+        looks.append(x.detach().clone())
+        return model(x)
+
+    def second_restart(where: slice) -> list[Tensor]:
+        looks.clear()
+        names = ids(2)[where]
+        run_attack("pgd", watching, x[where], y[where], norm=norm, eps=0.2, names=names, steps=3, restarts=2)
+        return looks[4:]
+
+    beside, alone = second_restart(slice(0, 2)), second_restart(slice(1, 2))
+    assert [len(look) for look in beside] == [1] * 4
+    assert torch.allclose(torch.stack(beside), torch.stack(alone), rtol=0, atol=1e-12)
 
 
 # expectation over transformation --------------------------------------------------------------------------------------
@@ -450,3 +488,21 @@ def test_attack_on_the_noise_uses_the_noise(device: torch.device) -> None:
     moved, _ = run_attack("fgsm", noisy(flat_at_the_mean, 0.1), x, y, norm="linf", eps=0.2, draws=20)
     assert (margins(flat_at_the_mean, moved, y) > 0).all()
     assert lengths(moved - x, "linf").max() <= 0.2
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "mi-fgsm"])
+def test_a_component_without_gradient_does_not_stop_the_others(name: str, device: torch.device) -> None:
+    """sqrt(0) has an infinite slope: 0 * inf is NaN. Half the pixels are such, the others decide."""
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(1)
+        half = flat.shape[1] // 2
+        level = flat[:, :half].mean(1) - 0.5 + 0 * (flat[:, half:] - flat[:, half:].detach()).abs().sqrt().sum(1)
+        return torch.stack([-level, level], 1)
+
+    x = torch.full((2, 2, 5, 5), 0.45, dtype=torch.float64, device=device)
+    y = torch.zeros(2, dtype=torch.int64, device=device)
+    assert torch.isnan(torch.autograd.grad(model(x.requires_grad_()).sum(), x)[0]).any()
+    x_adv, _ = run_attack(name, plain(model), x.detach(), y, norm="linf", eps=0.1)
+    assert torch.isfinite(x_adv).all()
+    assert (model(x_adv).argmax(1) == 1).all()

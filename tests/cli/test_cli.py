@@ -124,7 +124,7 @@ def test_set_changes_a_parameter_and_the_run_says_so(cli):
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_every_norm_on_real_cifar_images(cli, norm):
-    done = cli("attack", "--norm", norm, "--model", "cnn", "--limit", "4", "--attack", "fgsm", "--json", "-")
+    done = cli("attack", "--norm", norm, "--limit", "4", "--attack", "fgsm", "--json", "-")
     assert done.returncode == 0, done.stderr
     run = json.loads(done.stdout)
     assert run["spec"]["source"].startswith("embedded sample")

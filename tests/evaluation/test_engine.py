@@ -281,3 +281,13 @@ def test_target_describes_probabilities_and_noise():
     assert not inspect(Brightness(), "l", data, CPU).probabilities
     assert inspect(NoisyBrightness(), "n", data, CPU).stochastic
     assert isinstance(inspect(Brightness(), "l", data, CPU), Target)
+
+
+def test_noise_fixed_in_the_model_is_one_ensemble_whatever_the_batch_size():
+    model = noisy_rbfcnn()
+    model.config = dataclasses.replace(model.config, noise_scope="model", m=6)
+    rows = [row("fgsm", "eot")]
+    whole, cut = (run(model, rows, batch_size=size) for size in (240, 2))
+    assert whole.run.model["stochastic"] is False
+    assert [s.selection for s in cut.samples] == pytest.approx([s.selection for s in whole.samples], abs=1e-4)
+    assert cut.run.attacks[0].forwards == 6

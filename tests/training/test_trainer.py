@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rbfbench.data import Images, load_training
+from rbfbench.defenses.classifiers import CLASSIFIERS, DigitsCNN
 from rbfbench.defenses.em import EM_PRESETS, EMConfig
 from rbfbench.defenses.rbf import PRESETS
 from rbfbench.defenses.rbfcnn import RBFCNN
@@ -34,6 +35,12 @@ def short_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """EM of 40 updates: the trainer needs some filters here, not good ones."""
     config = EMConfig(wish=10, updates=40, images_per_update=100, patch_fraction=0.2)
     monkeypatch.setitem(EM_PRESETS, "digits", config)
+
+
+@pytest.fixture(autouse=True)
+def dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A net that draws from the global generator in training, as the one for MNIST does."""
+    monkeypatch.setitem(CLASSIFIERS, "digits-cnn", lambda n: nn.Sequential(nn.Dropout(0.1), DigitsCNN(n)))
 
 
 @cache
@@ -222,7 +229,7 @@ def test_weights_that_overflow_in_the_last_step_of_an_epoch_are_not_saved(
 
 def test_reconstructions_are_computed_once_and_those_of_the_model(tmp_path: Path, device: torch.device) -> None:
     stages: list[tuple[str, int]] = []
-    spec = spec_of(epochs=1)
+    spec = dataclasses.replace(spec_of(epochs=1), rbf=PRESETS["authors"])  # beta1 is 125 in training, 25 later
     trained = fit(spec, tmp_path, device, lambda stage, done, *_: stages.append((stage, done)))
     computed = [done for stage, done in stages if stage == "reconstructions"]
     assert computed == [100, 200, 300, 60]
@@ -237,6 +244,9 @@ def test_reconstructions_are_computed_once_and_those_of_the_model(tmp_path: Path
         exact = model.front_static(images.batch(0, 300)[0]).permute(0, 2, 3, 1).numpy()
     # float16 has 11 bits: half a unit of 2^-11 below 1; on CUDA float32 sums differ by far less
     np.testing.assert_allclose(cached.astype(np.float32), exact, rtol=0, atol=2.0**-12 + 1e-5)
+    with torch.no_grad():
+        at_test = model.eval().front_static(images.batch(0, 300)[0]).permute(0, 2, 3, 1).numpy()
+    assert np.abs(cached - at_test).max() > 0.01
     stages.clear()
     (tmp_path / "checkpoint.pt").unlink()
     fit(spec, tmp_path, device, lambda stage, done, *_: stages.append((stage, done)))
@@ -296,7 +306,7 @@ def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("shift", [0, 2])
 def test_augmentation_only_flips_and_shifts(shift: int, flip: bool) -> None:
-    schedule = dataclasses.replace(SCHEDULES["cifar10"], shift=shift, flip=flip)
+    schedule = dataclasses.replace(SCHEDULES["digits"], shift=shift, flip=flip)
     x = ramp()
     out = augment(x, schedule, np.random.default_rng(0))
     assert out.shape == x.shape
@@ -326,3 +336,28 @@ def test_every_image_is_used_once_an_epoch_in_an_order_of_its_own() -> None:
     )
     assert sorted(first) == sorted(second) == list(range(103))
     assert not np.array_equal(first, second)
+
+
+def test_shading_keeps_the_picture_and_follows_its_strength() -> None:
+    x = np.random.default_rng(0).random((200, 16, 16, 3)).astype(np.float16)
+    plain = dataclasses.replace(SCHEDULES["digits"], shift=0, flip=False)
+    offsets = augment(x, dataclasses.replace(plain, colour=0.1), np.random.default_rng(1)) - x.astype(np.float32)
+    # One offset a channel, the same for all pixels up to rounding; 600 of them have the asked spread within 5 s.e.
+    assert np.ptp(offsets, axis=(1, 2)).max() < 1e-5
+    assert abs(offsets[:, 0, 0].std() - 0.1) < 5 * 0.1 / np.sqrt(2 * 600)
+    contrast = augment(x, dataclasses.replace(plain, contrast=0.3), np.random.default_rng(1)) - 0.5
+    factor = (contrast * (x - 0.5)).sum((1, 2, 3)) / ((x - 0.5) ** 2).sum((1, 2, 3))
+    assert 0.7 <= factor.min() < 0.75
+    assert 1.25 < factor.max() <= 1.3 + 1e-3
+    shading = augment(x, dataclasses.replace(plain, shading=0.2), np.random.default_rng(1)) - x.astype(np.float32)
+    # Smooth: neighbours differ by less than a step of the grid can, and the mean square is s^2 E[u^2] at a grid point.
+    assert np.abs(np.diff(shading, axis=1)).max() < np.ptp(shading) / 2
+    assert abs(np.mean(shading[:, 0, 0] ** 2) - 0.2**2 / 3) < 0.2**2 / 3 * 0.5
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    fit(spec_of(), tmp_path)
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(LoadError, match="checkpoint.pt"):
+        fit(spec_of(), tmp_path)
