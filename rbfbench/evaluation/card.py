@@ -38,10 +38,13 @@ def write_card(path: Path, trained: Trained, sets: dict[str, Images], device: to
         device: Where to measure.
     """
     recipe = trained.blueprint.recipe
+    about = recipe["recipe"]["about"]
     lines = [
         f"# {path.stem}",
         "",
-        f"{recipe['recipe']['about']}. Trained by `rbfbench train {recipe['name']} --dataset {recipe['dataset']}`.",
+        f"{about[0].upper()}{about[1:]}. Trained by",
+        f"`rbfbench train {recipe['name']} --dataset {recipe['dataset']} --epochs {recipe['schedule']['epochs']} "
+        f"--lr {recipe['schedule']['lr']:g} --precision {recipe['precision']} --seed {recipe['seed']}`.",
         "",
         "| images | accuracy | 95% interval | n | decision |",
         "|---|---|---|---|---|",
@@ -58,7 +61,7 @@ def write_card(path: Path, trained: Trained, sets: dict[str, Images], device: to
         "",
         f"Last epoch: loss {last['loss']:.4f}, training accuracy {last['train_accuracy']:.4f} (augmented images), "
         f"held-out accuracy {last['validation_accuracy']:.4f} without noise.",
-        f"Epochs {len(trained.history)}, {trained.wall_s / 60:.0f} minutes of training on {made.device}, "
+        f"{len(trained.history)} epochs in {trained.wall_s / 60:.1f} minutes on {made.device}, "
         f"{made.threads} threads, torch {made.torch}.",
         "",
         "```json",

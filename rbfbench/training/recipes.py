@@ -24,7 +24,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "cnn": Recipe(rbf=False, smoothing=0.0, about="plain classifier, cross-entropy: the undefended baseline"),
     "cnn-ls": Recipe(rbf=False, smoothing=0.1, about="the same with label smoothing: the control for rcnn"),
-    "rcnn": Recipe(rbf=True, smoothing=0.1, about="RBF-CNN trained on clean images only"),
+    "rcnn": Recipe(rbf=True, smoothing=0.1, about="RBF-CNN trained without noise or adversarial examples"),
 }
 
 
@@ -43,8 +43,8 @@ class Schedule:
         flip: Random horizontal flips.
         contrast: Contrast of an image is multiplied by up to 1 +- this.
         colour: Standard deviation of an offset for each channel.
-        shading: Standard deviation of smooth offsets that vary over the image (an 8 x 8 grid, interpolated), at most:
-            an image draws its own share of it.
+        shading: Standard deviation of smooth offsets that vary over the image, at most: each image draws its share.
+        shading_grid: Side of the grid between whose points those offsets are interpolated.
     """
 
     classifier: str
@@ -58,13 +58,14 @@ class Schedule:
     contrast: float = 0.0
     colour: float = 0.0
     shading: float = 0.0
+    shading_grid: int = 8
 
 
 SCHEDULES: dict[str, Schedule] = {
     "cifar10": Schedule(
         classifier="small",
         optimizer="sgd",
-        epochs=12,
+        epochs=10,
         batch=500,
         lr=0.4,
         weight_decay=5e-4,
@@ -72,7 +73,8 @@ SCHEDULES: dict[str, Schedule] = {
         flip=True,
         contrast=0.3,
         colour=0.1,
-        shading=0.1,
+        shading=0.15,
+        shading_grid=16,
     ),
     "mnist": Schedule(
         classifier="mnist-cnn", optimizer="adam", epochs=8, batch=128, lr=1e-3, weight_decay=0.0, shift=0, flip=False

@@ -269,24 +269,22 @@ def augment(x: np.ndarray, schedule: Schedule, generator: np.random.Generator) -
     return _shaded(x, schedule, generator) if schedule.contrast or schedule.colour or schedule.shading else x
 
 
-SHADING_GRID = 8
-
-
 def _shaded(x: np.ndarray, schedule: Schedule, generator: np.random.Generator) -> np.ndarray:
     """Other light on images (N, H, W, C): contrast, colour and smooth shading; values may leave [0,1]."""
     n, h, w, c = x.shape
     contrast = 1 + schedule.contrast * generator.uniform(-1, 1, (n, 1, 1, 1)).astype(np.float32)
     colour = schedule.colour * generator.standard_normal((n, 1, 1, c), np.float32)
     strength = schedule.shading * generator.random((n, 1, 1, 1), np.float32)
-    grid = strength * generator.standard_normal((n, SHADING_GRID, SHADING_GRID, c), np.float32)
-    shading = np.einsum("hi,nijc,wj->nhwc", _interpolation(h), grid, _interpolation(w), optimize=True)
+    size = schedule.shading_grid
+    grid = strength * generator.standard_normal((n, size, size, c), np.float32)
+    shading = np.einsum("hi,nijc,wj->nhwc", _interpolation(h, size), grid, _interpolation(w, size), optimize=True)
     return (x.astype(np.float32) - 0.5) * contrast + 0.5 + colour + shading
 
 
-def _interpolation(size: int) -> np.ndarray:
-    """(size, SHADING_GRID) weights of linear interpolation from the grid to `size` pixels."""
-    at = np.linspace(0, SHADING_GRID - 1, size)
-    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(SHADING_GRID))).astype(np.float32)
+def _interpolation(pixels: int, grid: int) -> np.ndarray:
+    """(pixels, grid) weights of linear interpolation from grid points to pixels."""
+    at = np.linspace(0, grid - 1, pixels)
+    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(grid))).astype(np.float32)
 
 
 def _batches(n: int, size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
