@@ -18,7 +18,7 @@ class ProgressLine:
         self.console = Console(stderr=True, highlight=False)
         self.bar: Progress | None = None
         self.began = self.last = time.monotonic()
-        self.ahead: tuple[str, float] = ("", 0.0)
+        self.first = self.done = 0.0
 
     def __enter__(self) -> ProgressLine:
         if self.console.is_terminal:
@@ -43,12 +43,20 @@ class ProgressLine:
             self.bar.stop()
 
     def update(self, what: str, done: float, total: float) -> None:
-        """Say that `done` of `total` units of work are done, and what is being worked on."""
+        """Say that `done` of `total` units of work are done, and what is being worked on.
+
+        Work that falls back is another stage, with a pace of its own.
+        """
+        if done < self.done:
+            self.began, self.first = time.monotonic(), done
+            if self.bar:
+                self.bar.reset(self.bar.task_ids[0])
+        self.done = done
         if self.bar:
             self.bar.update(self.bar.task_ids[0], description=what, completed=done, total=total)
             return
         now = time.monotonic()
-        if now - self.last >= QUIET_S and done > 0:
+        if now - self.last >= QUIET_S and done > self.first:
             self.last = now
-            left = (now - self.began) * (total - done) / done
+            left = (now - self.began) * (total - done) / (done - self.first)
             self.console.print(f"{what}: {done / total:.0%} done, about {left:.0f} s left")

@@ -137,6 +137,7 @@ class _Job:
                 "schema": 1,
                 "model": self.model_digest,
                 "data": self.images.digest,
+                "batch": None if self.target.card["batch_invariant"] else self.target.max_rows,
                 "row": {"id": row.id, "attack": row.attack, "view": row.view, "draws": row.draws},
                 "parameters": row.parameters,
             }

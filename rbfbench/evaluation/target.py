@@ -134,12 +134,19 @@ class Target:
         return (logits.log_softmax(dim=3).logsumexp(dim=2) - math.log(self.m)).transpose(0, 1)
 
     def fingerprint(self, images: Images) -> str:
-        """Digest of what the model answers on the first images with fixed keys: a changed model cannot pass for it."""
+        """Digest of the weights, if they can be seen, and of the answers on the first images with fixed keys.
+
+        A factory that changed its code or its constants cannot pass for the model of an earlier run.
+        """
         head = images.head(PROBE)
         x, _ = head.batch(0, PROBE)
         logits = self.decide(x.to(self.device), Keys.of(head.ids, 0))[0].double().cpu().numpy()
         # Rounded: the same weights on another thread count differ in the last bits.
-        return hashlib.sha256(np.round(logits, 2).tobytes()).hexdigest()
+        digest = hashlib.sha256(np.round(logits, 2).tobytes())
+        if isinstance(self.model, nn.Module):
+            for name, tensor in self.model.state_dict().items():
+                digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
 
 def inspect(

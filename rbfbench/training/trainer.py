@@ -241,7 +241,8 @@ class _Run:
             loss_sum += loss.item() * len(y)
             correct += int((logits.argmax(1) == y).sum())
             seen += len(y)
-            progress(f"epoch {self.epoch + 1}/{self.spec.schedule.epochs}", step + 1, self.steps, "")
+            epochs, done = self.spec.schedule.epochs, self.epoch * self.steps + step + 1
+            progress(f"epoch {self.epoch + 1}/{epochs}", done, epochs * self.steps, "")
         # The last step has no later loss to show that it went wrong.
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
             self._stop()

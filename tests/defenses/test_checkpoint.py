@@ -23,13 +23,6 @@ from rbfbench.errors import LoadError
 SHAPES = {"mnist-cnn": (1, 28, 28), "small": (3, 32, 32), "digits-cnn": (1, 8, 8)}
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    return torch.device(request.param)
-
-
 def blueprint(classifier: str = "digits-cnn", rbf: RBFConfig | None = None, n_classes: int = 10) -> Blueprint:
     return Blueprint(classifier=classifier, dataset="digits", n_classes=n_classes, rbf=rbf, recipe={"seed": 3})
 

@@ -17,13 +17,6 @@ from rbfbench.defenses.em import EM_PRESETS, EMConfig, assign, fit_filters, matc
 from rbfbench.errors import ModelError
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    return torch.device(request.param)
-
-
 def state(device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     """300 patches of 4 pixels, 5 filters of different widths."""
     rng = np.random.default_rng(0)

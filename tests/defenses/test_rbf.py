@@ -27,13 +27,6 @@ SCOPES: tuple[NoiseScope, ...] = ("model", "image", "patch")
 DOUBLE, SINGLE = 2.0**-53, 2.0**-24  # unit roundoff
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    return torch.device(request.param)
-
-
 class Given:
     """Keys whose noise is known."""
 

@@ -19,13 +19,6 @@ N, CLASSES = 3, 4
 SCOPES: tuple[NoiseScope, ...] = ("model", "image", "patch")
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    return torch.device(request.param)
-
-
 def example(config: RBFConfig, device: torch.device | str = "cpu") -> tuple[RBFCNN, Tensor]:
     """A model in float64 with steep logits, so that the mean probability is far from the mean logit."""
     rng = np.random.default_rng(0)

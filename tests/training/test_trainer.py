@@ -23,13 +23,6 @@ from rbfbench.training.recipes import RECIPES, SCHEDULES
 from rbfbench.training.trainer import Progress, Trained, TrainSpec, augment, smoothed, train
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    return torch.device(request.param)
-
-
 @pytest.fixture(autouse=True)
 def short_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """EM of 40 updates: the trainer needs some filters here, not good ones."""
@@ -117,7 +110,7 @@ def test_the_seed_decides_the_weights(recipe: str, tmp_path: Path, device: torch
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize(
     ("stage", "done"),
-    [("filters", 40), ("reconstructions", 200), ("epoch 1/3", 5), ("epochs", 1), ("epoch 2/3", 2), ("epochs", 3)],
+    [("filters", 40), ("reconstructions", 200), ("epoch 1/3", 5), ("epochs", 1), ("epoch 2/3", 7), ("epochs", 3)],
 )
 def test_a_killed_training_resumes_to_the_very_same_weights(
     stage: str, done: int, optimizer: Literal["adam", "sgd"], tmp_path: Path
@@ -359,5 +352,5 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     fit(spec_of(), tmp_path)
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(LoadError, match="checkpoint.pt"):
+    with pytest.raises(LoadError, match=r"checkpoint\.pt"):
         fit(spec_of(), tmp_path)
