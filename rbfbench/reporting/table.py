@@ -58,7 +58,8 @@ class _Column:
 
 
 def _table(run: Run, options: ConsoleOptions) -> Table:
-    table = Table(box=box.HORIZONTALS, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    gap = 1 if options.max_width >= ROOMY else 0  # beside the blank that the box puts between columns
+    table = Table(box=box.HORIZONTALS, show_edge=False, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
     columns = _columns(run, options)
     for position, column in enumerate(columns):
         # Only a long name may break, numbers stay whole.

@@ -279,13 +279,15 @@ def _shaded(x: np.ndarray, schedule: Schedule, generator: np.random.Generator) -
     size = schedule.shading_grid
     grid = strength * generator.standard_normal((n, size, size, c), np.float32)
     shading = np.einsum("hi,nijc,wj->nhwc", _interpolation(h, size), grid, _interpolation(w, size), optimize=True)
-    return (x.astype(np.float32) - 0.5) * contrast + 0.5 + colour + shading
+    lit: np.ndarray = (x.astype(np.float32) - 0.5) * contrast + 0.5 + colour + shading
+    return lit
 
 
 def _interpolation(pixels: int, grid: int) -> np.ndarray:
     """(pixels, grid) weights of linear interpolation from grid points to pixels."""
     at = np.linspace(0, grid - 1, pixels)
-    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(grid))).astype(np.float32)
+    weights: np.ndarray = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(grid))).astype(np.float32)
+    return weights
 
 
 def _batches(n: int, size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
