@@ -27,12 +27,24 @@ class Evaluation(NamedTuple):
 
 
 class Counts:
-    """What each image has cost, and how many draws of noise it has seen."""
+    """What each image has cost, how many draws of noise it has seen, and how often the model gave an attack nothing.
+
+    Attributes:
+        forwards: Passes forward; one draw counts one.
+        backwards: Passes backward, likewise.
+        drawn: Draws of noise.
+        looks: Gradients asked for.
+        flat: Gradients that were zero, or not numbers, in every component.
+        lost: Looks whose logits were not finite.
+    """
 
     def __init__(self, n: int) -> None:
         self.forwards = np.zeros(n, np.int64)
         self.backwards = np.zeros(n, np.int64)
         self.drawn = np.zeros(n, np.int64)
+        self.looks = np.zeros(n, np.int64)
+        self.flat = np.zeros(n, np.int64)
+        self.lost = np.zeros(n, np.int64)
 
 
 class Oracle:
@@ -83,8 +95,8 @@ class Oracle:
     def logits(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W), without a graph."""
         with torch.no_grad():
-            logits = self._mean(torch.cat([group for _, group in self._passes(x)], dim=1))
-        self._count(backward=False, twice=False)
+            logits = self._mean(torch.cat(list(self._passes(x)), dim=1))
+        self._count(logits, twice=False)
         return logits
 
     def value_and_grad(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Evaluation:
@@ -97,36 +109,39 @@ class Oracle:
         one_pass = len(x) * self.draws <= self.max_rows or self.draws == 1
         with torch.enable_grad():
             if one_pass:
-                logits = self._mean(next(self._passes(x))[1])
+                logits = self._mean(next(self._passes(x)))
                 values = loss(logits)
                 gradient = self._gradient(values.sum(), x)
             else:
                 logits, values, gradient = self._in_turn(x, loss)
-        self._count(backward=True, twice=not one_pass)
+        self._count(logits, twice=not one_pass)
+        self.counts.backwards[self.index] += self.draws
+        self.counts.looks[self.index] += 1
+        self.counts.flat[self.index] += (gradient.flatten(1) == 0).all(dim=1).cpu().numpy()
         return Evaluation(logits.detach(), values.detach(), gradient)
 
     def _in_turn(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Evaluation:
         """Draws in turn: the mean first, then each draw's share p_c / sum of p_c of the gradient of the mean."""
         with torch.no_grad():
-            logits = self._mean(torch.cat([group for _, group in self._passes(x)], dim=1))
+            logits = self._mean(torch.cat(list(self._passes(x)), dim=1))
         leaf = logits.detach().requires_grad_()
         values = loss(leaf)
         upstream = self._gradient(values.sum(), leaf)
         gradient = torch.zeros_like(x)
-        for _, group in self._passes(x):
+        for group in self._passes(x):
             log_probability = group.log_softmax(dim=2)
             share = (log_probability.detach() - logits[:, None]).exp() / self.draws
             gradient += self._gradient((upstream[:, None] * share * log_probability).sum(), x)
         return Evaluation(logits, values, gradient)
 
-    def _passes(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """(draws done, logits (N, draws of this pass, classes)) for as many passes as `max_rows` needs."""
+    def _passes(self, x: Tensor) -> Iterator[Tensor]:
+        """Logits (N, draws of this pass, classes), for as many passes as `max_rows` needs."""
         done = 0
         while done < self.draws:
             draws = min(max(1, self.max_rows // max(len(x), 1)), self.draws - done)
             keys = self.keys and self.keys.spread(draws, self.counts.drawn[self.index] + done)
             logits = self.forward(x, keys)
-            yield done, logits.view(len(x), draws, logits.shape[-1])
+            yield logits.view(len(x), draws, logits.shape[-1])
             done += draws
 
     def _mean(self, logits: Tensor) -> Tensor:
@@ -141,12 +156,12 @@ class Oracle:
             raise ModelError(
                 "the attack needs gradients",
                 "none flows from the model's output back to its input",
-                "run black-box attacks, or give the model a differentiable surrogate",
+                "give a differentiable version of the model",
             )
         # A component that is not a number leads nowhere; left in, it would stop the whole image without a word.
         return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
-    def _count(self, *, backward: bool, twice: bool) -> None:
+    def _count(self, logits: Tensor, *, twice: bool) -> None:
         self.counts.forwards[self.index] += self.draws * (1 + twice)
-        self.counts.backwards[self.index] += self.draws * backward
         self.counts.drawn[self.index] += self.draws
+        self.counts.lost[self.index] += (~torch.isfinite(logits).all(dim=1)).cpu().numpy()

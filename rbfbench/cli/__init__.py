@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -62,10 +63,14 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         code = INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away, as `head` does; Python would complain once more when it flushes.
-        sys.stdout = None
-        code = 0
+    except SystemExit as stop:
+        # click and rich end with 1 when the reader of our output went away, as `head` does. That is no verdict; our
+        # own codes are returned, never raised. Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0 if stop.code == 1 else stop.code
+    except OSError as error:
+        click.echo(f"error: cannot use {error.filename or 'a file'}: {error.strerror or error}", err=True)
+        code = RbfbenchError.exit_code
     except Exception:  # a defect of ours: it must not look like "the gate says no"
         import traceback
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,13 @@ from rbfbench.attacks import ATTACKS, Row, load_suite, single_rows
 from rbfbench.cli.options import data_options, device_option, parse_eps, parse_limit, pick_device
 from rbfbench.data import DATASETS
 from rbfbench.defenses import DEFAULT_MODEL
-from rbfbench.errors import IncompleteError, UsageError, unknown_name
+from rbfbench.errors import IncompleteError, LoadError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from rbfbench.evaluation.engine import Outcome
 
 NORMS = ("linf", "l2", "l1")
+DRAWS = 20  # averaged by attacks given by name under --gradient eot
 
 
 @click.command()
@@ -44,7 +45,7 @@ NORMS = ("linf", "l2", "l1")
 )
 @click.option("--beta1", type=float, default=None, help="RBF-CNN: sharpness of the weights.")
 @click.option("--beta2", type=float, default=None, help="RBF-CNN: noise level.")
-@click.option("--m", type=int, default=None, help="Passes averaged in one decision.")
+@click.option("--m", type=click.IntRange(1), default=None, help="Passes averaged in one decision.")
 @click.option("--limit", default="100", show_default=True, help="First N images, or all.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
 @click.option(
@@ -78,7 +79,7 @@ def attack(**given: Any) -> None:  # noqa: ANN401  (click passes the options dec
         from rbfbench.cli import INTERRUPTED
 
         click.echo("interrupted: finished attacks are shown" + (" and kept" if given["out"] else ""), err=True)
-        sys.exit(INTERRUPTED)
+        raise click.exceptions.Exit(INTERRUPTED)
     if crashed := [row.id for row in outcome.run.attacks if row.unknown]:
         raise IncompleteError(
             "the run is partial", f"{', '.join(crashed)} crashed on some images", "see the checks above"
@@ -95,7 +96,9 @@ def _rows(given: dict[str, Any]) -> list[Row]:
     if given["gradient"] and not attacks:
         raise UsageError("--gradient needs --attack", "the rows of a suite have their views", "name attacks")
     view, draws = given["gradient"] or "static", given["eot_samples"]
-    rows = single_rows(attacks, view, draws or 20) if attacks else load_suite(suite or "quick")
+    if view not in ("static", "eot"):
+        raise unknown_name("view", view, ("static", "eot"))
+    rows = single_rows(attacks, view, draws or DRAWS) if attacks else load_suite(suite or "quick")
     for row in rows:
         if given["norm"] not in ATTACKS[row.attack].norms:
             serves = ", ".join(ATTACKS[row.attack].norms)
@@ -104,7 +107,7 @@ def _rows(given: dict[str, Any]) -> list[Row]:
             )
     if draws and not any(row.view == "eot" for row in rows):
         raise UsageError("--eot-samples changes nothing", "no row averages over noise", "add --gradient eot")
-    rows = [dataclasses.replace(row, draws=draws) if draws and row.view == "eot" else row for row in rows]
+    rows = [replace(row, draws=draws) if draws and row.view == "eot" else row for row in rows]
     for setting in given["settings"]:
         rows = _changed(rows, setting)
     return rows
@@ -127,9 +130,7 @@ def _changed(rows: list[Row], setting: str) -> list[Row]:
             else UsageError(f"{attack} has no parameter {name!r}", "it has none at all", "leave --set out")
         )
     parsed = parameters[name].parse(f"{attack}.{name}", value)
-    return [
-        dataclasses.replace(row, parameters=row.parameters | {name: parsed}) if row in chosen else row for row in rows
-    ]
+    return [replace(row, parameters=row.parameters | {name: parsed}) if row in chosen else row for row in rows]
 
 
 def _eps_text(given: dict[str, Any]) -> str:
@@ -160,8 +161,16 @@ def _run(given: dict[str, Any], rows: list[Row], *, eps_text: str, eps: float, l
     images = everything if limit is None else everything.head(limit)
     if limit is not None and limit > len(everything):
         click.echo(f"note: there are {len(everything)} images, so --limit {limit} takes all", err=True)
+    _writable(given["json_path"])
     knobs = {name: given[name] for name in ("beta1", "beta2", "m") if given[name] is not None}
     target = load_target(given["model"], images, device, knobs=knobs)
+    if not given["gradient"] and "static" not in target.views:
+        # The noise of a foreign model cannot be switched off: attacks given by name look through it.
+        named = given["attacks"] or ()
+        rows = [
+            replace(row, view="eot", draws=DRAWS) if row.attack in named and row.view == "static" else row
+            for row in rows
+        ]
     frozen = not given["settings"] and not given["eot_samples"]
     suite = "" if given["attacks"] else (given["suite"] or "quick") + ("" if frozen else " (changed)")
     spec = RunSpec(
@@ -187,6 +196,17 @@ def _run(given: dict[str, Any], rows: list[Row], *, eps_text: str, eps: float, l
         return evaluate(target, images, spec, folder=folder, save_examples=keep, progress=line.update)
 
 
+def _writable(json_path: str | None) -> None:
+    """Refuse before the work what could not be written after it."""
+    if json_path is None or json_path == "-":
+        return
+    path = Path(json_path)
+    if not json_path or path.is_dir() or not path.parent.is_dir():
+        raise LoadError(
+            f"cannot write --json {json_path!r}", "it is no file in an existing folder", "give another path"
+        )
+
+
 def _print(outcome: Outcome, json_path: str | None) -> None:
     from rbfbench.results.records import encode_run
 
@@ -194,12 +214,12 @@ def _print(outcome: Outcome, json_path: str | None) -> None:
         sys.stdout.buffer.write(encode_run(outcome.run))
         sys.stdout.flush()
         return
-    if json_path:
-        from rbfbench.results.atomic import write_atomic
-
-        write_atomic(Path(json_path), encode_run(outcome.run))
     from rich.console import Console
 
     from rbfbench.reporting.table import attack_table
 
     Console(highlight=False).print(attack_table(outcome.run))
+    if json_path:
+        from rbfbench.results.atomic import write_atomic
+
+        write_atomic(Path(json_path), encode_run(outcome.run))

@@ -23,12 +23,17 @@ from rbfbench.training.recipes import RECIPES, SCHEDULES
 @click.option(
     "--epochs", type=click.IntRange(1), default=None, help="Passes over the images; the schedule's if not given."
 )
-@click.option("--lr", type=float, default=None, help="Peak learning rate; the schedule's if not given.")
+@click.option(
+    "--lr",
+    type=click.FloatRange(0, min_open=True),
+    default=None,
+    help="Peak learning rate; the schedule's if not given.",
+)
 @click.option(
     "--preset", default="default", show_default=True, help=f"Constants of RBF-CNN: {', '.join(PRESET_NAMES)}."
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint beside --out.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -49,6 +50,8 @@ def attack(
         DataError: x and y are not labelled images in [0,1].
         ModelError: The model does not classify them.
     """
+    if passes < 1:
+        raise UsageError(f"passes = {passes} scores nothing", "a random model needs decisions", "give at least 1")
     rows = load_suite(suite)
     for row in rows:
         if norm not in ATTACKS[row.attack].norms:
@@ -74,11 +77,31 @@ def attack(
         batch_size=batch_size,
         device=str(device),
     )
-    return evaluate(inspect(model, type(model).__name__, images, device), images, spec).run
+    with _left_as_it_was(model):
+        return evaluate(inspect(model, type(model).__name__, images, device), images, spec).run
+
+
+@contextmanager
+def _left_as_it_was(model: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Give a module back its modes and its parameters' need for gradients."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, needed in learning:
+            parameter.requires_grad_(needed)
 
 
 def _images(x: Tensor, y: Tensor) -> Images:
-    what = "these tensors are not labelled images"
+    what = "these are not labelled images"
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        raise DataError(what, f"x is {type(x).__name__} and y {type(y).__name__}", "give torch tensors")
     if x.ndim != 4 or len(x) == 0 or y.shape != x.shape[:1]:
         shapes = f"x is {tuple(x.shape)} and y {tuple(y.shape)}"
         raise DataError(what, shapes, "give x as (N,C,H,W) with N > 0 and y as (N,)")

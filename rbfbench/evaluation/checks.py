@@ -9,6 +9,7 @@ from rbfbench.evaluation.target import Target
 from rbfbench.results.records import AttackRow, Check, Score
 
 ONE_POINT = 0.01
+GREY = 0.5
 
 
 def run_checks(target: Target, clean: Score, rows: Sequence[AttackRow], left_out: Sequence[Row]) -> list[Check]:
@@ -46,10 +47,26 @@ def run_checks(target: Target, clean: Score, rows: Sequence[AttackRow], left_out
             fired=bool(left_out),
             detail=f"this model has no such view, so these rows did not run: {names}",
         ),
+        _flat(rows),
+        Check(
+            code="large-radius",
+            fired=any(row.norm == "linf" and row.eps >= GREY for row in rows),
+            detail="at linf eps 0.5 every image can be made grey: was a fraction such as 8/255 meant?",
+        ),
         _single_step(rows),
         _black_box(rows),
         _eight_bit(rows),
     ]
+
+
+def _flat(rows: Sequence[AttackRow]) -> Check:
+    worst = max(rows, key=lambda row: row.flat, default=None)
+    return Check(
+        code="zero-gradient",
+        fired=worst is not None and worst.flat > 0,
+        detail=f"{worst.flat if worst else 0} images gave {worst.id if worst else '-'} no gradient at any point: "
+        "the model hides it, and gradient attacks prove nothing there",
+    )
 
 
 def _best(rows: Sequence[AttackRow], *names: str) -> AttackRow | None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from math import fsum
 from typing import TypeVar, cast
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
 from rbfbench.attacks import ATTACKS, Row
 from rbfbench.attacks.losses import margin
-from rbfbench.attacks.oracle import Oracle
+from rbfbench.attacks.oracle import Counts, Oracle
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
-from rbfbench.errors import RbfbenchError
+from rbfbench.errors import ModelError, RbfbenchError
 from rbfbench.evaluation.checks import run_checks
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.evaluation.examples import Examples
@@ -69,8 +72,11 @@ def evaluate(
         RbfbenchError: The model cannot be judged on the images at all. A crash within an attack is no error: its
             images are `unknown`, and the run is `partial`.
     """
-    job = _Job(target, images, spec, progress)
-    clean = job.clean_pass()
+    if folder:
+        folder.claim(spec.question())
+    with _answering(target):
+        job = _Job(target, images, spec, progress)
+        clean = job.clean_pass()
     cells: list[Cell] = []
     null: Score | None = None
     interrupted = False
@@ -85,7 +91,8 @@ def evaluate(
                     folder.write_cell(job.key(row), cell)
             cells.append(cell)
         if target.stochastic:
-            null = job.null_control(max(1, sum(enters_worst_case(cell.row) for cell in cells)))
+            with _answering(target):
+                null = job.null_control(max(1, sum(enters_worst_case(cell.row) for cell in cells)))
     except KeyboardInterrupt:
         interrupted = True
     unknown = any(cell.row.unknown for cell in cells)
@@ -109,6 +116,20 @@ def evaluate(
     return Outcome(run, samples, interrupted)
 
 
+@contextmanager
+def _answering(target: Target) -> Iterator[None]:
+    """Outside an attack there is nothing to record a crash of the model in: it becomes one line for the user."""
+    try:
+        yield
+    except RbfbenchError:
+        raise
+    except Exception as error:
+        why = "there is no memory for one image" if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
+        raise ModelError(
+            f"{target.name} failed on clean images", " ".join(why.split())[:200], "check it with these images"
+        ) from error
+
+
 class _Job:
     """One run in progress: what its steps share."""
 
@@ -116,10 +137,18 @@ class _Job:
         self.target, self.images, self.spec, self.progress = target, images, spec, progress
         self.keys = Keys.of(images.ids, spec.seed)
         self.views = target.views
+        self.exact = all(view.exact for view in self.views.values())
         self.passes = spec.passes if target.stochastic else 1
         self.model_digest = target.fingerprint(images)
         self.rows = [row for row in spec.rows if row.view == "none" or row.view in self.views]
-        self.left_out = [row for row in spec.rows if row not in self.rows]
+        if not self.rows:
+            raise ModelError(
+                f"none of the attacks can look at {target.name}",
+                f"they want the view {spec.rows[0].view}, and it has {', '.join(self.views)}",
+                "leave --gradient out, or name one of its views",
+            )
+        # Averaging over the noise of a model that has none is what the other rows do already.
+        self.left_out = [row for row in spec.rows if row not in self.rows and not (row.view == "eot" and self.exact)]
         self.crashes: list[Check] = []
         target.max_rows = spec.batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
         self.done = 0.0
@@ -135,6 +164,7 @@ class _Job:
             self.spec.deciding()
             | {
                 "schema": 1,
+                "rbfbench": version("rbfbench"),
                 "model": self.model_digest,
                 "data": self.images.digest,
                 "batch": None if self.target.card["batch_invariant"] else self.target.max_rows,
@@ -175,23 +205,34 @@ class _Job:
 
             def decide(where: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
                 x, y = self.load(where)
-                fresh = self.target.decide(x, keys[where], self.passes).argmax(2)
+                logits = self.target.decide(x, keys[where], self.passes)
+                if not torch.isfinite(logits).all():
+                    raise ModelError(
+                        f"{self.target.name} does not classify these images",
+                        "its logits are NaN or infinite on some of them",
+                        "check the weights and the input range ([0,1])",
+                    )
+                fresh = logits.argmax(2)
                 return [((fresh == y).double().mean(0).cpu().numpy(), fresh[0].cpu().numpy())]
 
             parts = self._halving(decide, where)
             self.clean_correct[where] = np.concatenate([part[0] for part in parts])
             self.clean_prediction[where] = np.concatenate([part[1] for part in parts])
             self._tell("clean", len(where) * self.passes * self.target.draws)
+        self.worth = (self.clean_correct > 0) | self.target.stochastic
         return score(fsum(self.clean_correct), n)
 
     def attack(self, row: Row, examples: Examples) -> Cell:
-        """Attack all images that are right at least once without attack, and verify what comes back."""
+        """Attack the images that are right without attack, and verify what comes back.
+
+        All images of a stochastic model: leaving out those that a few decisions got wrong would be a selection by luck.
+        """
         began = time.monotonic()
+        self.flat = 0
         view = self.views.get(row.view) or next(iter(self.views.values()))
         draws = view.draws or row.draws
-        samples = [self._clean_error(row, i) for i in np.flatnonzero(self.clean_correct == 0).tolist()]
-        attacked = np.flatnonzero(self.clean_correct > 0)
-        for where in self.batches(attacked, draws if view.noisy else 1):
+        samples = [self._clean_error(row, i) for i in np.flatnonzero(~self.worth).tolist()]
+        for where in self.batches(np.flatnonzero(self.worth), draws if view.noisy else 1):
             samples += self._halving(partial(self._attack_batch, row, view, draws, examples), where)
             self._tell(row.id, len(where) * row_work(self.target, row, self.passes))
         order = {image: position for position, image in enumerate(self.images.ids)}
@@ -201,7 +242,7 @@ class _Job:
     def null_control(self, copies: int) -> Score:
         """The worst case over so many copies of the unattacked images: the same choice, scored on fresh decisions."""
         correct = np.zeros(len(self.images))
-        for where in self.batches(np.flatnonzero(self.clean_correct > 0), 1):
+        for where in self.batches(np.arange(len(self.images)), 1):
 
             def judge(where: np.ndarray) -> list[np.ndarray]:
                 x, y = self.load(where)
@@ -239,11 +280,12 @@ class _Job:
             if is_out_of_memory(error):
                 raise
             detail = f"{row.id}: {''.join(traceback.format_exception_only(error)).strip()}"
-            self.crashes.append(Check(code="attack-crashed", fired=True, detail=detail))
+            crash = Check(code="attack-crashed", fired=True, detail=detail)
+            self.crashes += [crash] if crash not in self.crashes else []
             return [self._unknown(row, i) for i in where]
         examples.add(where, x_adv)
-        cost = np.stack([oracle.counts.forwards, oracle.counts.backwards])
-        return self._samples(row, where, y, verdict, cost)
+        self.flat += int(((oracle.counts.looks > 0) & (oracle.counts.flat == oracle.counts.looks)).sum())
+        return self._samples(row, where, y, verdict, oracle.counts)
 
     def _verdict(self, x: Tensor, x_adv: Tensor, y: Tensor, keys: Keys) -> Verdict:
         spec = self.spec
@@ -254,8 +296,12 @@ class _Job:
         try:
             return work(where)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or (len(where) == 1 and self.target.max_rows == 1):
+            if not is_out_of_memory(error):
                 raise
+            if len(where) == 1 and self.target.max_rows == 1:
+                raise ModelError(
+                    f"{self.target.name} does not fit into memory", "not even one image does", "take a larger machine"
+                ) from error
         self.target.max_rows = max(1, self.target.max_rows // 2)
         if self.target.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -263,8 +309,11 @@ class _Job:
         parts = (where[:middle], where[middle:])
         return [result for part in parts if len(part) for result in self._halving(work, part)]
 
-    def _samples(self, row: Row, where: np.ndarray, y: Tensor, verdict: Verdict, cost: np.ndarray) -> list[Sample]:
-        valid, answered = verdict.valid.tolist(), verdict.answered.tolist()
+    def _samples(self, row: Row, where: np.ndarray, y: Tensor, verdict: Verdict, counts: Counts) -> list[Sample]:
+        valid = verdict.valid.tolist()
+        # A model that did not answer on the attack's way is not known to be robust, unless it was broken all the same.
+        silent = torch.from_numpy(counts.lost > 0) & (verdict.correct.cpu() > 0)
+        answered = (verdict.answered.cpu() & ~silent).tolist()
         lengths = {name: length.tolist() for name, length in verdict.lengths.items()}
         columns = zip(
             where.tolist(),
@@ -274,8 +323,8 @@ class _Job:
             verdict.correct_8bit.tolist(),
             verdict.wrong_any.tolist(),
             verdict.selection.tolist(),
-            cost[0].tolist(),
-            cost[1].tolist(),
+            counts.forwards.tolist(),
+            counts.backwards.tolist(),
             strict=True,
         )
         samples = []
@@ -332,7 +381,7 @@ class _Job:
     def _summary(self, row: Row, draws: int, samples: list[Sample], wall_s: float) -> AttackRow:
         spec = self.spec
         parameters = dict(row.parameters) | ({"draws": draws} if row.view == "eot" else {})
-        return summarise(
+        summary = summarise(
             samples,
             len(self.images),
             id=row.id,
@@ -345,6 +394,7 @@ class _Job:
             wall_s=wall_s,
             params=parameters,
         )
+        return msgspec.structs.replace(summary, flat=self.flat)
 
 
 def _category(row: Row, views: dict[str, View]) -> Category:

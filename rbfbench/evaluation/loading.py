@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rbfbench.data.images import Images
 from rbfbench.defenses import SHIPPED, shipped_path
@@ -78,16 +78,18 @@ def _from_factory(name: str) -> Callable[[Tensor], Tensor]:
         sys.path.insert(0, str(Path.cwd()))  # the user's own module, from where the command was typed
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the import runs the user's code, which may raise anything
+    except (Exception, SystemExit) as error:  # the import runs the user's code, which may raise anything
         raise LoadError(
             what, f"importing {module_name} raised {_short(error)}", "check the module's name and code"
         ) from error
     factory = getattr(module, attribute, None)
+    if isinstance(factory, nn.Module):
+        return factory
     if not callable(factory):
         raise LoadError(what, f"{module_name} has no function {attribute!r}", "give package.module:function")
     try:
         model = factory()
-    except Exception as error:  # likewise
+    except (Exception, SystemExit) as error:  # likewise
         raise LoadError(
             what, f"{attribute}() raised {_short(error)}", "fix the factory; it takes no arguments"
         ) from error
@@ -98,5 +100,5 @@ def _from_factory(name: str) -> Callable[[Tensor], Tensor]:
     return model  # type: ignore[no-any-return]
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

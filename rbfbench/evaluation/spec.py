@@ -53,5 +53,10 @@ class RunSpec:
 
     def deciding(self) -> dict[str, Any]:
         """The part that decides numbers: without names for people, the rows, and how the work is cut."""
-        kept = ("norm", "eps", "seed", "passes")
+        kept = ("norm", "eps", "seed", "passes", "knobs")
         return {name: value for name, value in dataclasses.asdict(self).items() if name in kept}
+
+    def question(self) -> dict[str, Any]:
+        """What the run asks, however it is computed: one run folder answers one question."""
+        how = ("batch_size", "device", "source", "available", "eps_text")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in how}

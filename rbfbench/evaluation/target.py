@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from rbfbench.attacks.oracle import Forward
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
-from rbfbench.errors import ModelError
+from rbfbench.errors import ModelError, UsageError
 
 PROBE = 8  # images of the behaviour fingerprint
 
@@ -97,14 +98,21 @@ class Target:
         return logits
 
     def _seeded(self, x: Tensor, keys: Keys | None) -> Tensor:
-        """A model that draws from the global generator, which is seeded from the keys of this chunk, then put back."""
+        """A model that draws from global generators, which are seeded from the keys of this chunk, then put back."""
         if keys is None:
             return self.model(x)
         seed = hashlib.blake2b(keys.images.tobytes() + keys.uses.tobytes(), digest_size=8).digest()
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(int.from_bytes(seed, "little") >> 1)
-            return self.model(x.repeat_interleave(len(keys) // len(x), dim=0))
+        numpy_state, python_state = np.random.get_state(), random.getstate()
+        try:
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed(int.from_bytes(seed, "little") >> 1)
+                np.random.seed(int.from_bytes(seed[:4], "little"))
+                random.seed(seed)
+                return self.model(x.repeat_interleave(len(keys) // len(x), dim=0))
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
 
     @property
     def draws(self) -> int:
@@ -134,19 +142,59 @@ class Target:
         return (logits.log_softmax(dim=3).logsumexp(dim=2) - math.log(self.m)).transpose(0, 1)
 
     def fingerprint(self, images: Images) -> str:
-        """Digest of the weights, if they can be seen, and of the answers on the first images with fixed keys.
+        """Digest of the weights, if they can be seen, and of the answers near the first images with fixed keys.
 
-        A factory that changed its code or its constants cannot pass for the model of an earlier run.
+        A factory that changed its code or its constants cannot pass for the model of an earlier run. The probes lie off
+        the grid of 8-bit values, on which a rounding step would not show.
         """
         head = images.head(PROBE)
-        x, _ = head.batch(0, PROBE)
-        logits = self.decide(x.to(self.device), Keys.of(head.ids, 0))[0].double().cpu().numpy()
+        x, keys = head.batch(0, PROBE)[0].to(self.device), Keys.of(head.ids, 0)
+        probe = 0.8 * x + 0.2 * keys.fold("probe").uniform(tuple(x.shape[1:]), x)
+        logits = self.decide(probe, keys)[0].double().cpu().numpy()
         # Rounded: the same weights on another thread count differ in the last bits.
         digest = hashlib.sha256(np.round(logits, 2).tobytes())
         if isinstance(self.model, nn.Module):
             for name, tensor in self.model.state_dict().items():
                 digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def _two_answers(model: Callable[[Tensor], Tensor], x: Tensor, what: str) -> tuple[Tensor, Tensor]:
+    """The model's answers to the same images, asked twice; ModelError unless they are logits."""
+    try:
+        with torch.no_grad():
+            first, second = model(given := x.clone()), model(x.clone())
+    except Exception as error:  # whatever a foreign model raises, its user needs one line, not its stack
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(
+            what,
+            f"on images of shape {tuple(x.shape)} it raised {type(error).__name__}: {reason}",
+            "check that it takes (N,C,H,W) images in [0,1] of this data set",
+        ) from error
+    if not isinstance(first, Tensor) or first.ndim != 2 or len(first) != len(x):
+        shape = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
+        raise ModelError(what, f"it returned {shape}, not ({len(x)}, classes)", "return one row of logits an image")
+    if not torch.equal(given, x):
+        raise ModelError(
+            what, "it changes the images that it is given", "compute on a copy, without in-place operations"
+        )
+    if not first.is_floating_point():
+        raise ModelError(what, f"its output is {first.dtype}", "return logits in floating point")
+    if not torch.isfinite(first).all():
+        raise ModelError(what, "its logits are NaN or infinite", "check the weights and the input range ([0,1])")
+    return first, second
+
+
+def _same_decision(target: Target, x: Tensor, answered: Tensor, what: str) -> None:
+    """Refuse a purifying model whose parts, which are attacked and judged, are not what it answers as a whole."""
+    decided = target.decide(x, Keys.of([str(i) for i in range(len(x))], 0))[0]
+    agree = (decided.argmax(1) == answered.argmax(1)).double().mean().item()
+    if agree < 0.5:  # noise may tip a few
+        raise ModelError(
+            what,
+            f"its forward and its classify(front()) agree on {agree:.0%} of them",
+            "let forward decide by front and classify",
+        )
 
 
 def inspect(
@@ -165,25 +213,13 @@ def inspect(
         ModelError: It fails on these images, or its output is not finite logits for their classes.
     """
     if isinstance(model, nn.Module):
-        model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-    x, _ = images.batch(0, PROBE)
-    x = x.to(device)
+        model = model.eval().requires_grad_(False).to(device)
+        for parameter in model.parameters():
+            if parameter.ndim == 4:  # convolutions of images are faster so, on CPUs above all
+                parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    x = images.batch(0, PROBE)[0].to(device)
     what = f"{name} does not classify these images"
-    try:
-        with torch.no_grad():
-            first, second = model(x), model(x)
-    except Exception as error:  # whatever a foreign model raises, its user needs one line, not its stack
-        reason = " ".join(str(error).split())[:160]
-        raise ModelError(
-            what,
-            f"on images of shape {tuple(x.shape)} it raised {type(error).__name__}: {reason}",
-            "check that it takes (N,C,H,W) images in [0,1] of this data set",
-        ) from error
-    if not isinstance(first, Tensor) or first.ndim != 2 or len(first) != len(x):
-        shape = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
-        raise ModelError(what, f"it returned {shape}, not ({len(x)}, classes)", "return one row of logits an image")
-    if not torch.isfinite(first).all():
-        raise ModelError(what, "its logits are NaN or infinite", "check the weights and the input range ([0,1])")
+    first, second = _two_answers(model, x, what)
     if first.shape[1] < max(2, images.n_classes):
         raise ModelError(
             what,
@@ -192,12 +228,15 @@ def inspect(
         )
     target = Target(model, name, device, n_classes=first.shape[1])
     declared = getattr(model, "stochastic", None)
-    target.stochastic = bool(declared) if declared is not None else not torch.equal(first, second)
+    target.stochastic = bool(declared) or not torch.equal(first, second)
     config: Any = getattr(model, "config", None)
     target.m = config.m if target.keyed else (m or 1)
-    sums = first.exp().sum(1) if target.keyed else first.sum(1)
+    if m and not target.stochastic and not target.keyed:
+        raise UsageError(f"{name} has no --m", "it gives the same answer every time", "leave the option out")
     in_unit = bool(((first >= 0) & (first <= 1)).all())
-    target.probabilities = in_unit and bool((sums - 1).abs().max() < 1e-4)
+    target.probabilities = in_unit and bool((first.sum(1) - 1).abs().max() < 1e-4)
+    if target.keyed:
+        _same_decision(target, x, first, what)
     target.card = {
         "name": name,
         "stochastic": target.stochastic,
@@ -205,5 +244,6 @@ def inspect(
         "m": target.m,
         "batch_invariant": target.keyed or not target.stochastic,
         "views": sorted(target.views),
+        "constants": {name: getattr(config, name) for name in ("beta1", "beta2", "m")} if target.keyed else {},
     }
     return target

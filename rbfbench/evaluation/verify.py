@@ -23,7 +23,7 @@ class Verdict:
         prediction: (N,) class by the first fresh decision.
         correct: (N,) mean correctness over the fresh decisions.
         wrong_any: (N,) bool: wrong in at least one of them.
-        correct_8bit: (N,) correctness of the candidate on the 1/255 grid, one fresh decision.
+        correct_8bit: (N,) mean correctness of the candidate on the 1/255 grid, over the same draws.
         selection: (N,) margin of the true class on the selection draws; lower is a stronger candidate.
         lengths: Norm name to (N,) float64 ||x_adv - x||.
     """
@@ -75,13 +75,13 @@ def verify(
     # Candidates that are not images are not shown to the model.
     shown = torch.where(valid[:, None, None, None], x_adv, x)
     if target.stochastic:
-        selection, *rest = target.decide(shown, keys, 1 + passes)
+        *rest, selection = target.decide(shown, keys, passes + 1)
         fresh = torch.stack(rest)
     else:
         fresh = target.decide(shown, keys)
         selection = fresh[0]
     rounded = eight_bit(x, shown)
-    on_grid = target.decide(rounded, keys.fold("8bit"))[0]
+    on_grid = target.decide(rounded, keys, len(fresh))  # the same draws: what differs is the rounding alone
     rounded_valid, _ = within_budget(x, rounded, norm, eps)
     right = fresh.argmax(2) == y
     return Verdict(
@@ -90,7 +90,7 @@ def verify(
         prediction=fresh[0].argmax(1),
         correct=right.double().mean(0),
         wrong_any=~right.all(0),
-        correct_8bit=torch.where(rounded_valid, on_grid.argmax(1) == y, True).double(),
+        correct_8bit=torch.where(rounded_valid, (on_grid.argmax(2) == y).double().mean(0), 1.0),
         selection=-margin(selection, y),
         lengths=lengths,
     )

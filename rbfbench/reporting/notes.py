@@ -39,7 +39,10 @@ def caption(run: Run) -> Iterator[Text]:
     eps = spec.get("eps_text") or f"{spec.get('eps', '?')}"
     task = f"{model} on {spec.get('dataset', 'images')}, {spec.get('norm', '')} eps {eps}"
     yield Text(f"{task}, {plural(run.clean.n, 'image')}, seed {spec.get('seed', 0)}", style="bold")
+    constants = ", ".join(f"{name} {value:g}" for name, value in run.model.get("constants", {}).items())
     origin = [f"rbfbench {made.rbfbench}", f"torch {made.torch}", made.device, plural(made.threads, "thread")]
+    if constants:
+        origin.insert(0, constants)
     if suite := spec.get("suite"):
         origin.insert(0, f"suite {suite}")
     if source := spec.get("source"):

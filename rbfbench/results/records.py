@@ -53,6 +53,7 @@ class AttackRow(Score, frozen=True, kw_only=True):
         params: Every parameter the attack ran with.
         accuracy_8bit: Accuracy after rounding the candidates to the 1/255 grid.
         wrong_any: Images wrong in at least one of the decisions; None for a single decision.
+        flat: Images that gave the attack no gradient at all, whatever point it looked at.
     """
 
     id: str
@@ -70,6 +71,7 @@ class AttackRow(Score, frozen=True, kw_only=True):
     params: dict[str, Any]
     accuracy_8bit: Fraction
     wrong_any: Count | None
+    flat: Count = 0
 
 
 class WorstCase(Score, frozen=True, kw_only=True):

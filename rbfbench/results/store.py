@@ -20,6 +20,7 @@ from rbfbench.results.records import Cell, Run, Sample, encode, encode_run
 
 RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl.gz"
+QUESTION_FILE = "question.txt"
 CELLS = "cells"
 SCHEMA_VERSION = 1
 
@@ -60,6 +61,20 @@ class RunFolder:
             self._cells.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LoadError(f"cannot use {path} for a run", _reason(error), "choose another folder") from error
+
+    def claim(self, question: Mapping[str, Any]) -> None:
+        """Dedicates the folder to one question, so that its results never silently make way for another's.
+
+        Raises:
+            LoadError: It is dedicated to another, or cannot be written.
+        """
+        asked, file = cell_key(question), self.path / QUESTION_FILE
+        if file.is_file():
+            if file.read_text(encoding="utf-8").strip() != asked:
+                todo = "choose another --out, or repeat the command that made it"
+                raise LoadError(f"cannot use {self.path} for this run", "it holds a run with other settings", todo)
+        else:
+            write_atomic(file, asked.encode() + b"\n")
 
     def cell_path(self, key: str) -> Path:
         """Where the cell with this key lives."""

@@ -197,6 +197,11 @@ USAGE = {
     "knob of another model": ([*DIGITS, "--model", "cnn", "--beta2", "1"], "beta2"),
     "no such device": ([*DIGITS, "--device", "tpu"], "tpu"),
     "examples nowhere": ([*DIGITS, "--save-examples"], "--out"),
+    "no view": ([*DIGITS, "--attack", "pgd", "--gradient", "none"], "none"),
+    "negative m": ([*DIGITS, "--m", "-3"], "--m"),
+    "m of a plain model": ([*DIGITS, "--model", "cnn", "--m", "7"], "--m"),
+    "negative seed": (["train", "rcnn", "--dataset", "digits", "--out", "a.safetensors", "--seed", "-1"], "--seed"),
+    "no learning": (["train", "rcnn", "--dataset", "digits", "--out", "a.safetensors", "--lr", "0"], "--lr"),
     "unknown recipe": (["train", "rcn", "--out", "a.safetensors"], "rcnn"),
     "weights name": (["train", "rcnn", "--out", "a.pt"], "safetensors"),
 }
@@ -229,6 +234,10 @@ def write_bad_files(folder: Path) -> None:
     )
     (folder / "shapes.py").write_text("import torch\ndef build():\n    return lambda x: torch.zeros(len(x), 3, 3)\n")
     (folder / "three.py").write_text("import torch\ndef build():\n    return lambda x: torch.zeros(len(x), 3)\n")
+    (folder / "exits.py").write_text("import sys\ndef build():\n    sys.exit(0)\n")
+    (folder / "ints.py").write_text(
+        "import torch\ndef build():\n    return lambda x: torch.zeros(len(x), 10, dtype=torch.int64)\n"
+    )
     x, y = np.full((4, 8, 8, 1), 0.5, np.float32), np.array([0, 1, 2, 3])
     np.savez(folder / "labels.npz", x=x, y=np.array([0, 1, 2, -3]))
     np.savez(folder / "bright.npz", x=x * 255, y=y)
@@ -253,6 +262,11 @@ UNANSWERABLE = {
     "empty data": (["--dataset", "npz:empty.npz"], "empty.npz"),
     "pickled data": (["--dataset", "npz:pickle.npz"], "pickle.npz"),
     "more labels than outputs": (["--dataset", "npz:eleven.npz", "--model", "tens:build"], "10 outputs"),
+    "a module that exits": (["--model", "exits:build"], "SystemExit"),
+    "whole-number logits": (["--model", "ints:build"], "int64"),
+    "json nowhere": (["--json", "nowhere/run.json"], "nowhere"),
+    "json to a folder": (["--json", "."], "--json"),
+    "json without a name": (["--json", ""], "--json"),
     "missing folder": (["--dataset", "folder:nowhere"], "nowhere"),
 }
 
@@ -284,6 +298,25 @@ def test_a_run_folder_that_holds_something_else_is_refused(cli, tmp_path):
     done = cli(*DIGITS, "--out", "photos")
     assert done.returncode == 3
     assert (tmp_path / "photos" / "cat.png").read_bytes() == b"meow"
+
+
+def test_a_reader_that_goes_away_is_no_verdict(tmp_path):
+    listing = subprocess.Popen([RBFBENCH, "ls"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env(tmp_path))
+    listing.stdout.close()
+    assert listing.wait(timeout=60) == 0
+    assert b"Traceback" not in listing.stderr.read()
+
+
+def test_a_foreign_random_model_is_attacked_through_its_noise(cli, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\nclass M(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.f = nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n        return self.f(x.flatten(1) + 0.1 * torch.randn(len(x), 64))\n"
+        "def build():\n    torch.manual_seed(0)\n    return M()\n"
+    )
+    done = cli(*DIGITS, "--model", "mine:build", "--attack", "pgd", "--set", "pgd.steps=2", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    assert [row["id"] for row in json.loads(done.stdout)["attacks"]] == ["pgd/eot"]
 
 
 # Interrupts -----------------------------------------------------------------------------------------------------------

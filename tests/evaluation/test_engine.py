@@ -14,7 +14,8 @@ from rbfbench.attacks.table import AttackInfo
 from rbfbench.data.images import Images
 from rbfbench.defenses.rbf import PRESETS, RBFReconstruction
 from rbfbench.defenses.rbfcnn import RBFCNN
-from rbfbench.errors import ModelError
+from rbfbench.errors import DataError, LoadError, ModelError, UsageError
+from rbfbench.evaluation.api import attack
 from rbfbench.evaluation.engine import evaluate
 from rbfbench.evaluation.spec import RunSpec
 from rbfbench.evaluation.target import Target, inspect
@@ -173,14 +174,14 @@ def test_out_of_memory_halves_the_batch_and_changes_no_result():
     assert halved.run.status == "complete"
 
 
-def test_an_image_that_does_not_fit_at_all_is_unknown_not_robust():
+def test_a_model_that_does_not_fit_with_one_image_ends_the_run_in_one_line():
     class Hopeless(Brightness):
         def forward(self, x: Tensor) -> Tensor:
             if torch.is_grad_enabled():
                 raise torch.OutOfMemoryError("tried to allocate too much")
             return super().forward(x)
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(ModelError, match="memory"):
         run(Hopeless(), [row("pgd", steps=2)])
 
 
@@ -269,10 +270,19 @@ def test_examples_are_kept_and_are_what_was_verified(tmp_path):
     assert (x_adv - x[position]).abs().max() <= 0.3 * (1 + 1e-5) + 1e-6
 
 
-def test_the_quick_suite_leaves_out_what_a_plain_model_does_not_have():
-    outcome = run(Brightness(), load_suite("quick"))
-    assert [r.view for r in outcome.run.attacks] == ["static"] * 4
-    assert [c.code for c in outcome.run.checks if c.fired and c.code == "rows-left-out"]
+def fired(outcome) -> set[str]:
+    return {check.code for check in outcome.run.checks if check.fired}
+
+
+def test_rows_that_a_model_has_no_view_for_are_left_out_and_said_unless_others_cover_them():
+    plain = run(Brightness(), load_suite("quick"))
+    assert [r.view for r in plain.run.attacks] == ["static"] * 4
+    assert "rows-left-out" not in fired(plain)  # averaging over no noise is the static row
+    noisy = run(NoisyBrightness(), load_suite("quick"))
+    assert [r.view for r in noisy.run.attacks] == ["eot"]
+    assert "rows-left-out" in fired(noisy)
+    with pytest.raises(ModelError, match="static"):
+        run(NoisyBrightness(), [row("pgd")])
 
 
 def test_target_describes_probabilities_and_noise():
@@ -291,3 +301,116 @@ def test_noise_fixed_in_the_model_is_one_ensemble_whatever_the_batch_size():
     assert whole.run.model["stochastic"] is False
     assert [s.selection for s in cut.samples] == pytest.approx([s.selection for s in whole.samples], abs=1e-4)
     assert cut.run.attacks[0].forwards == 6
+
+
+def test_luck_on_clean_images_selects_no_image_of_a_random_model():
+    """With one decision an image, a model right in three of four would keep 0.75^2 if lucky images alone went on."""
+    outcome = run(NoisyBrightness(), [row("fgsm", "eot")], images(400), eps=0.0, passes=1)
+    # Standard error of 400 single decisions: 0.022.
+    for result in (outcome.run.attacks[0], outcome.run.worst_case, outcome.run.null_attack):
+        assert abs(result.accuracy - outcome.run.clean.accuracy) < 0.1
+
+
+def test_a_model_that_stops_answering_near_the_images_is_unknown_not_robust():
+    class Shy(Brightness):
+        """Answers on the 8-bit grid only."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            off = ((x * 255 - (x * 255).round()).abs() > 1e-3).flatten(1).any(1)
+            return torch.where(off[:, None], torch.nan, super().forward(x))
+
+    outcome = run(Shy(), [row("pgd", steps=4)], batch_size=16)
+    assert outcome.run.attacks[0].unknown == 40
+    assert outcome.run.status == "partial"
+
+
+def test_a_model_that_hides_its_gradient_is_told():
+    class Rounding(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward((x * 255).round() / 255)
+
+    outcome = run(Rounding(), [row("pgd", steps=4)])
+    assert outcome.run.attacks[0].flat == 40
+    assert "zero-gradient" in fired(outcome)
+    assert "zero-gradient" not in fired(run(Brightness(), [row("pgd", steps=4)]))
+
+
+def test_nan_on_clean_images_after_the_first_is_an_error():
+    class Late(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            bright = x.flatten(1).mean(1) > 0.8
+            return torch.where(bright[:, None], torch.nan, super().forward(x))
+
+    data = images()
+    data.pixels[30] = 255
+    with pytest.raises(ModelError, match="NaN"):
+        run(Late(), [row("fgsm")], data)
+
+
+def test_rounding_that_changes_nothing_changes_no_accuracy():
+    outcome = run(noisy_rbfcnn(), [Row("null", "none", {})], passes=2)
+    assert outcome.run.attacks[0].accuracy_8bit == outcome.run.attacks[0].accuracy
+
+
+def test_a_model_that_declares_itself_deterministic_is_still_watched():
+    class Liar(NoisyBrightness):
+        stochastic = False
+
+    assert inspect(Liar(), "liar", images(), CPU).stochastic
+
+
+def test_a_model_that_edits_its_input_is_refused():
+    class Careless(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.sub_(0.1)) + 1
+
+    with pytest.raises(ModelError, match="in-place"):
+        inspect(Careless(), "careless", images(), CPU)
+
+
+def test_a_defence_whose_whole_is_not_its_parts_is_refused():
+    class TwoFaced(RBFCNN):
+        def forward(self, x: Tensor) -> Tensor:
+            return -super().forward(x)
+
+    with pytest.raises(ModelError, match="agree"):
+        inspect(TwoFaced(noisy_rbfcnn().reconstruction, Brightness()), "two-faced", images(), CPU)
+
+
+def test_rounding_added_to_a_factory_shows_in_the_fingerprint():
+    """On 8-bit images it changes nothing; the attacks it changes completely."""
+
+    class Rounding(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward((x * 15).round() / 15)
+
+    data = images()
+    # All pixels on the coarse grid, so that clean answers agree.
+    data.pixels[:] = (data.pixels // 17) * 17
+    plain, rounding = (inspect(model, "m", data, CPU) for model in (Brightness(), Rounding()))
+    assert plain.fingerprint(data) != rounding.fingerprint(data)
+
+
+def test_a_run_folder_answers_one_question(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    run(Brightness(), [row("fgsm")], folder=folder)
+    with pytest.raises(LoadError, match="other settings"):
+        run(Brightness(), [row("fgsm")], folder=folder, eps=0.1)
+    again = run(Brightness(), [row("fgsm")], folder=folder, batch_size=5)  # the same question, cut otherwise
+    assert again.run.status == "complete"
+
+
+def test_the_python_api_leaves_a_model_as_it_was():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 2), nn.Dropout(0.5)).train()
+    x, y = images().batch(0, 8)
+    first = attack(model, x, y, norm="linf", eps=0.05)
+    assert model.training
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert first.clean.n == 8
+    for wrong in ({"passes": 0}, {"eps": -1.0}, {"norm": "l7"}, {"suite": "none"}):
+        with pytest.raises(UsageError):
+            attack(model, x, y, **({"norm": "linf", "eps": 0.05} | wrong))
+    for bad in (x.numpy(), x * 255, x[0], (x * 255).to(torch.uint8)):
+        with pytest.raises(DataError):
+            attack(model, bad, y, norm="linf", eps=0.05)
