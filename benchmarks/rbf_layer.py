@@ -1,0 +1,111 @@
+"""Speed, memory and error of the RBF layer: `mix` against plain autograd over the same formula.
+
+Prints, for forward and backward over a batch of CIFAR-10 images, the ratio of times measured alternating in one
+process (median and quartiles over the rounds), the peak memory of each, and the relative L2 error of values and
+gradients against float64. Usage: python benchmarks/rbf_layer.py [--batch 100] [--rounds 10] [--threads 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rbfbench.data import load_data
+from rbfbench.defenses import shipped_path
+from rbfbench.defenses.checkpoint import load
+from rbfbench.defenses.rbf import CENTRE, RBFReconstruction
+
+Reconstruct = Callable[[RBFReconstruction, Tensor], Tensor]
+
+
+def plain(layer: RBFReconstruction, x: Tensor) -> Tensor:
+    """Scores, gates, weights and their product, each kept by autograd."""
+    weights = layer.weights(layer.patches(x))
+    return layer.stitch(weights @ (layer.means - CENTRE).flatten(1), (x.shape[2], x.shape[3]))
+
+
+def fast(layer: RBFReconstruction, x: Tensor) -> Tensor:
+    """What the model runs."""
+    return layer.static(x)
+
+
+WAYS: dict[str, Reconstruct] = {"plain": plain, "fast": fast}
+
+
+def step(way: Reconstruct, layer: RBFReconstruction, x: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and the gradient of <values, upstream>."""
+    x = x.clone().requires_grad_()
+    out = way(layer, x)
+    return out.detach(), torch.autograd.grad((out * upstream).sum(), x)[0]
+
+
+def setting(batch: int, sharpness: str) -> tuple[RBFReconstruction, Tensor, Tensor]:
+    """The shipped CIFAR-10 filters at test ("eval", beta1 25) or training sharpness (125), images, and a cotangent."""
+    path = shipped_path("rcnn", "cifar10")
+    if path is None:
+        raise SystemExit("no shipped CIFAR-10 weights")
+    layer = load(path)[0].reconstruction
+    layer.config = type(layer.config)(beta1=25.0 if sharpness == "eval" else 125.0)
+    x, _ = load_data("cifar10").batch(0, batch)
+    return layer, x, torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+
+
+def peak_megabytes(name: str, batch: int, queue: multiprocessing.Queue[float]) -> None:
+    """Peak resident memory that one step adds, in a process of its own."""
+    layer, x, upstream = setting(batch, "eval")
+    step(WAYS[name], layer, x[:1], upstream[:1])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step(WAYS[name], layer, x, upstream)
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+
+    for sharpness in ("eval", "train"):
+        layer, x, upstream = setting(given.batch, sharpness)
+        exact = step(plain, layer.double(), x.double(), upstream.double())
+        layer.float()
+        for name, way in WAYS.items():
+            got = step(way, layer, x, upstream)
+            errors = [float((a - b).norm() / b.norm()) for a, b in zip(got, exact, strict=True)]
+            print(
+                f"beta1 {layer.config.beta1:g} {name}: relative error {errors[0]:.1e} values, {errors[1]:.1e} gradients"
+            )
+
+    layer, x, upstream = setting(given.batch, "eval")
+    ratios = []
+    for _ in range(given.rounds):
+        times = {}
+        for name, way in WAYS.items():
+            began = time.perf_counter()
+            step(way, layer, x, upstream)
+            times[name] = time.perf_counter() - began
+        ratios.append(times["plain"] / times["fast"])
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    print(f"plain / fast: {middle:.2f} (quartiles {low:.2f} to {high:.2f}, n {given.rounds}, {given.threads} threads)")
+
+    context = multiprocessing.get_context("spawn")
+    for name in WAYS:
+        queue: multiprocessing.Queue[float] = context.Queue()
+        process = context.Process(target=peak_megabytes, args=(name, given.batch, queue))
+        process.start()
+        print(f"{name}: {queue.get():.0f} MB more at the peak of one step")
+        process.join()
+
+
+if __name__ == "__main__":
+    main()
