@@ -23,7 +23,8 @@ class Verdict:
         prediction: (N,) class by the first fresh decision.
         correct: (N,) mean correctness over the fresh decisions.
         wrong_any: (N,) bool: wrong in at least one of them.
-        correct_8bit: (N,) mean correctness of the candidate on the 1/255 grid, over the same draws.
+        correct_8bit: (N,) the same for the candidate on the 1/255 grid: `correct`, unless rounding changed the answer on
+            the draws of the first fresh decision, then that answer.
         selection: (N,) margin of the true class on the selection draws; lower is a stronger candidate.
         lengths: Norm name to (N,) float64 ||x_adv - x||.
     """
@@ -81,16 +82,18 @@ def verify(
         fresh = target.decide(shown, keys)
         selection = fresh[0]
     rounded = eight_bit(x, shown)
-    on_grid = target.decide(rounded, keys, len(fresh))  # the same draws: what differs is the rounding alone
+    on_grid = target.decide(rounded, keys)[0].argmax(1) == y  # on the draws of the first fresh decision
     rounded_valid, _ = within_budget(x, rounded, norm, eps)
     right = fresh.argmax(2) == y
+    correct = right.double().mean(0)
+    correct_8bit = torch.where(on_grid == right[0], correct, on_grid.double())
     return Verdict(
         valid=valid,
         answered=torch.isfinite(fresh).all(2).all(0) & torch.isfinite(selection).all(1),
         prediction=fresh[0].argmax(1),
-        correct=right.double().mean(0),
+        correct=correct,
         wrong_any=~right.all(0),
-        correct_8bit=torch.where(rounded_valid, (on_grid.argmax(2) == y).double().mean(0), 1.0),
+        correct_8bit=torch.where(rounded_valid, correct_8bit, 1.0),
         selection=-margin(selection, y),
         lengths=lengths,
     )
