@@ -13,6 +13,7 @@ from rbfbench.errors import RbfbenchError, unknown_name
 COMMANDS = {
     "attack": "rbfbench.cli.attack:attack",
     "data": "rbfbench.cli.data:data",
+    "figure": "rbfbench.cli.figure:figure",
     "ls": "rbfbench.cli.ls:ls",
     "train": "rbfbench.cli.train:train",
 }

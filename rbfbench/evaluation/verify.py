@@ -23,8 +23,8 @@ class Verdict:
         prediction: (N,) class by the first fresh decision.
         correct: (N,) mean correctness over the fresh decisions.
         wrong_any: (N,) bool: wrong in at least one of them.
-        correct_8bit: (N,) the same for the candidate on the 1/255 grid: `correct`, unless rounding changed the answer on
-            the draws of the first fresh decision, then that answer.
+        correct_8bit: (N,) the same on the 1/255 grid: `correct`, unless rounding changes the answer on the
+            first draws; then that answer.
         selection: (N,) margin of the true class on the selection draws; lower is a stronger candidate.
         lengths: Norm name to (N,) float64 ||x_adv - x||.
     """

@@ -1,0 +1,246 @@
+"""`rbfbench figure`: pictures that open, captions with numbers, the table of Claim 1, and every bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from rbfbench.cli import cli
+from rbfbench.errors import LoadError, RbfbenchError, UsageError
+from rbfbench.reporting import figures
+
+SMALL = {"--dataset": "digits", "--device": "cpu"}
+
+
+@pytest.fixture
+def figure(tmp_path, monkeypatch):
+    """Run `rbfbench figure` in this process, in an empty folder and without full data sets."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RBFBENCH_DATA_ROOT", str(tmp_path / "no-data"))
+
+    def run(kind: str, *arguments: str) -> Result:
+        small = [word for pair in SMALL.items() for word in pair]
+        return CliRunner().invoke(cli, ["figure", kind, *small, *arguments])
+
+    return run
+
+
+def check_picture(result: Result, path: Path) -> str:
+    """The file has the size that the command said; returns the caption."""
+    assert result.exit_code == 0, result.output
+    first, caption = result.stdout.split("\n", 1)
+    said = re.fullmatch(rf"wrote {re.escape(path.name)} \((\d+) x (\d+) pixels\)", first)
+    size = tuple(map(int, said.groups()))
+    if path.suffix == ".png":
+        with Image.open(path) as picture:
+            picture.load()
+            assert picture.size == pytest.approx(size, abs=1)
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
+    else:
+        root = ET.fromstring(path.read_text())  # noqa: S314  (our own file)
+        assert root.tag.endswith("svg")
+        assert float(root.get("width").removesuffix("pt")) / 72 * 150 == pytest.approx(size[0], abs=1)
+    return caption
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_filters(figure, tmp_path, ending):
+    caption = check_picture(figure("filters", "--out", f"f.{ending}"), tmp_path / f"f.{ending}")
+    for words in ("The 17 filter means", "1e-20", "floor 0.001", "beta1 25", "50 images"):
+        assert words in caption
+
+
+def test_the_default_file_is_named_after_the_figure(figure, tmp_path):
+    check_picture(figure("filters"), tmp_path / "filters.png")
+
+
+def test_reconstruction(figure, tmp_path):
+    done = figure("reconstruction", "--norm", "l2", "--eps", "0.5", "--index", "3", "--index", "0", "--out", "r.svg")
+    caption = check_picture(done, tmp_path / "r.svg")
+    assert "Euclidean" in caption
+    assert "beta2 1.75" in caption
+    drawn = (tmp_path / "r.svg").read_text()
+    for words in ("l2 ≤ 0.5", "(index 3):", "reconstruction", "clean"):
+        assert words in drawn
+    assert len(re.findall(r"distance \d+\.\d\d", drawn)) >= 4
+
+
+def test_saliency_shows_all_shipped_models_side_by_side(figure, tmp_path):
+    caption = check_picture(figure("saliency", "--index", "0", "--beta2", "0", "--out", "s.svg"), tmp_path / "s.svg")
+    assert "±3 standard deviations" in caption
+    assert "cnn, " in caption
+    assert "rcnn (beta1 25, beta2 0)" in caption  # the constant went to the model that has it
+    assert "length" in (tmp_path / "s.svg").read_text()
+
+
+def test_gallery_says_by_symbol_who_is_right(figure, tmp_path):
+    radii = ("--norm", "linf", "--eps", "0.9", "--eps", "0.02")
+    done = figure("gallery", "--model", "cnn", *radii, "--index", "0", "--out", "g.svg")
+    caption = check_picture(done, tmp_path / "g.svg")
+    assert "Right of 1: clean: 1; linf ≤ 0.02: 1; linf ≤ 0.9: 0." in caption
+    drawn = (tmp_path / "g.svg").read_text()
+    assert re.search(r"✓ 7 \d+%", drawn)
+    assert re.search(r"✗ [^7] \d+%", drawn)
+    assert figures.RIGHT.lower() in drawn
+    assert figures.WRONG.lower() in drawn
+
+
+def test_a_figure_is_the_same_file_every_time(tmp_path):
+    for name in ("one.svg", "two.svg", "one.png", "two.png"):
+        grid = figures.image_grid([figures.GridRow("one", [figures.Panel(np.eye(4)[..., None])])], ["a"], "caption")
+        figures.write_figure(grid, tmp_path / name)
+    for ending in ("svg", "png"):
+        assert (tmp_path / f"one.{ending}").read_bytes() == (tmp_path / f"two.{ending}").read_bytes()
+
+
+def test_cifar_has_default_radii_and_colours(figure, tmp_path):
+    done = figure("reconstruction", "--dataset", "cifar10", "--beta2", "0", "--norm", "linf", "--out", "c.png")
+    check_picture(done, tmp_path / "c.png")
+    with Image.open(tmp_path / "c.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"), np.int64)
+    assert np.abs(pixels[..., 0] - pixels[..., 2]).max() > 50
+
+
+# Claim 1 --------------------------------------------------------------------------------------------------------------
+def test_claim_prints_a_table_and_writes_the_same_numbers(figure, tmp_path):
+    asked = ("--claim", "--norm", "l2", "--eps", "0.5", "--limit", "2", "--beta1", "40", "--json", "claim.json")
+    done = figure("reconstruction", *asked)
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "claim.json").read_text())
+    assert document["n"] == 2
+    assert [(r["beta1"], r["kind"]) for r in document["rows"]] == [
+        (25.0, "random"), (25.0, "adversarial"), (40.0, "random"), (40.0, "adversarial"),
+    ]  # fmt: skip
+    for row in document["rows"]:
+        assert row["n"] == 2
+        assert 0 < row["mean"] <= row["largest"]
+        assert f"{row['mean']:.3f}" in done.stdout
+    assert "Claim 1" in document["conclusion"]
+    assert document["conclusion"] in done.stdout
+    assert not (tmp_path / "reconstruction.png").exists()
+
+
+def test_claim_as_json_alone(figure):
+    done = figure(
+        "reconstruction", "--claim", "--norm", "linf", "--eps", "0.1", "--limit", "1", "--beta2", "0", "--json", "-"
+    )
+    assert json.loads(done.stdout)["rows"][0]["norm"] == "linf"
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------
+L2 = ("--norm", "l2", "--eps", "0.5")
+BAD = {
+    "filters of a plain model": (["filters", "--model", "cnn"], "cnn has no RBF filters"),
+    "reconstruction of a plain model": (["reconstruction", *L2, "--model", "cnn"], "cnn has no RBF filters"),
+    "claim on a plain model": (["reconstruction", *L2, "--claim", "--model", "cnn"], "cnn has no RBF filters"),
+    "knob of a plain model": (["gallery", *L2, "--model", "cnn", "--beta1", "9"], "beta1"),
+    "knob of plain models": (["saliency", "--model", "cnn", "--model", "cnn", "--beta2", "9"], "beta2"),
+    "index beyond the end": (["gallery", *L2, "--index", "597"], "0 to 596"),
+    "negative index": (["saliency", "--index", "-1"], "--index -1"),
+    "unknown ending": (["filters", "--out", "f.jpeg"], ".png"),
+    "no ending": (["filters", "--out", "f"], "picture format"),
+    "no such folder": (["filters", "--out", "nowhere/f.png"], "nowhere"),
+    "a folder": (["filters", "--out", "folder.png"], "it is a folder"),
+    "json in no folder": (["reconstruction", *L2, "--claim", "--json", "nowhere/c.json"], "nowhere"),
+    "unknown norm": (["gallery", "--norm", "linff"], "linf"),
+    "radius without norm": (["reconstruction", "--eps", "0.1"], "--norm"),
+    "no default radius": (["gallery"], "--eps is missing"),
+    "no default radius for all norms": (["reconstruction"], "--norm l1"),
+    "radius zero": (["gallery", "--eps", "0"], "above 0"),
+    "radius in words": (["gallery", "--eps", "small"], "small"),
+    "limit without claim": (["reconstruction", *L2, "--limit", "5"], "--claim"),
+    "json without claim": (["reconstruction", *L2, "--json", "-"], "--claim"),
+    "limit zero": (["reconstruction", *L2, "--claim", "--limit", "0"], "--limit 0"),
+    "picture of a claim": (["reconstruction", *L2, "--claim", "--out", "c.png"], "--out"),
+    "image of a claim": (["reconstruction", *L2, "--claim", "--index", "1"], "--index"),
+    "unknown data": (["gallery", "--dataset", "digit"], "digits"),
+    "unknown model": (["filters", "--model", "rcn"], "rcnn"),
+    "no model for own data": (["saliency", "--dataset", "npz:x.npz"], "--model"),
+}
+
+
+@pytest.mark.parametrize("case", BAD, ids=str)
+def test_bad_input_is_refused_in_one_line(figure, tmp_path, case):
+    (tmp_path / "folder.png").mkdir()
+    arguments, named = BAD[case]
+    done = figure(*arguments)
+    assert isinstance(done.exception, UsageError), done.output
+    assert named in str(done.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_an_unknown_figure_is_refused(figure):
+    assert figure("filtres").exit_code == 2
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_folder_that_may_not_be_written_is_refused(figure, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert isinstance(figure("filters", "--out", "locked/f.png").exception, UsageError)
+
+
+def test_a_disk_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    grid = figures.image_grid([figures.GridRow("one", [figures.Panel(np.zeros((4, 4, 1)))])], ["a"], "caption")
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(LoadError, match="No space left"):
+        figures.write_figure(grid, tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Drawing --------------------------------------------------------------------------------------------------------------
+def test_captions_are_text_not_mathematics(tmp_path):
+    caption = "a_b $x$ <&> " * 20
+    grid = figures.image_grid([figures.GridRow("$r$", [figures.Panel(np.ones((4, 6, 3)), "a_$")])], ["c$"], caption)
+    figures.write_figure(grid, tmp_path / "a.svg")
+    words = "".join(ET.fromstring((tmp_path / "a.svg").read_text()).itertext())  # noqa: S314
+    assert "a_b $x$ <&>" in words
+
+
+def test_text_stays_inside_the_picture():
+    row = figures.GridRow("automobile (index 9999): before reconstruction", [figures.Panel(np.ones((4, 4, 3)))] * 3)
+    grid = figures.image_grid([row, row], ["linf ≤ 0.031"] * 3, "The quick brown fox W " * 30)
+    grid.canvas.draw()
+    width, height = grid.get_size_inches() * grid.dpi
+    for text in grid.texts:
+        box = text.get_window_extent()
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= width
+        assert box.y1 <= height
+
+
+def test_filters_of_one_variance_can_be_drawn(tmp_path):
+    tiles = figures.filter_tiles(np.ones((2, 3, 3, 1)), np.zeros(2), np.array([0.5, 0.5]), "flat")
+    figures.write_figure(tiles, tmp_path / "flat.png")
+    assert (tmp_path / "flat.png").stat().st_size > 0
+
+
+def test_magnification_is_round_and_never_shrinks():
+    assert figures.magnification([np.full(9, 0.031)]) == 10
+    assert figures.magnification([np.full(9, 0.3)]) == 1
+    assert figures.magnification([np.full(9, 0.9)]) == 1
+    assert figures.magnification([np.full(9, 0.0012)]) == 400
+
+
+def test_distances_below_the_images_are_those_of_the_arrays():
+    generator = np.random.default_rng(0)
+    x, rec, x_adv, rec_adv = generator.random((4, 5, 5, 3))
+    rows = figures.rows_before_and_after("cat", (x, rec), [(x_adv, rec_adv)], gain=2)
+    before, after = np.linalg.norm(x_adv - x), np.linalg.norm(rec_adv - rec)
+    assert rows[0].panels[1].text == f"distance {before:.2f}"
+    assert rows[2].panels[1].text == f"distance {after:.2f} ({after / before:.0%})"
+    np.testing.assert_allclose(rows[3].panels[1].image, 0.5 + 2 * (rec_adv - rec))
+
+
+def test_errors_are_ours():
+    with pytest.raises(RbfbenchError, match="gif"):
+        figures.check_file(Path("a.gif"))
