@@ -192,7 +192,7 @@ USAGE = {
     "unknown loss": ([*DIGITS, "--set", "pgd.loss=cce"], "ce"),
     "setting of another attack": ([*DIGITS, "--attack", "fgsm", "--set", "pgd.steps=3"], "pgd"),
     "limit 0": ([*DIGITS, "--limit", "0"], "--limit"),
-    "m 0": ([*DIGITS, "--model", "rcnn", "--m", "0"], "m = 0"),
+    "m 0": ([*DIGITS, "--model", "rcnn", "--m", "0"], "--m"),
     "negative beta2": ([*DIGITS, "--beta2", "-1"], "beta2"),
     "knob of another model": ([*DIGITS, "--model", "cnn", "--beta2", "1"], "beta2"),
     "no such device": ([*DIGITS, "--device", "tpu"], "tpu"),
@@ -329,6 +329,8 @@ def test_ctrl_c_keeps_what_is_done_and_exits_130(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Jobs in the background of a shell ignore the signal, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     cells = tmp_path / "run" / "cells"
     deadline = time.monotonic() + 120
