@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -58,12 +58,19 @@ def setting(batch: int, sharpness: str) -> tuple[RBFReconstruction, Tensor, Tens
 
 
 def peak_megabytes(name: str, batch: int, queue: multiprocessing.Queue[float]) -> None:
-    """Peak resident memory that one step adds, in a process of its own."""
+    """Peak resident memory that one step adds, in a process of its own (Linux)."""
     layer, x, upstream = setting(batch, "eval")
     step(WAYS[name], layer, x[:1], upstream[:1])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew; getrusage would report the parent's
+    before = resident("VmRSS")
     step(WAYS[name], layer, x, upstream)
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    queue.put((resident("VmHWM") - before) / 1024)
+
+
+def resident(field: str) -> int:
+    """A line of /proc/self/status, in kB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def main() -> None:
