@@ -1,8 +1,10 @@
-"""Speed, memory and error of the RBF layer: `mix` against plain autograd over the same formula.
+"""Speed, memory and error of the RBF layer: the fast path against plain autograd over the same formula.
 
 Prints, for forward and backward over a batch of CIFAR-10 images, the ratio of times measured alternating in one
-process (median and quartiles over the rounds), the peak memory of each, and the relative L2 error of values and
-gradients against float64. Usage: python benchmarks/rbf_layer.py [--batch 100] [--rounds 10] [--threads 2]
+process (median and quartiles over the rounds), the peak memory of each, the relative L2 error of values and
+gradients against float64, and what 10 and 50 draws of noise cost, in units of one draw.
+
+Usage: python benchmarks/rbf_layer.py [--batch 100] [--rounds 10] [--threads 2]
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,6 +40,7 @@ def fast(layer: RBFReconstruction, x: Tensor) -> Tensor:
 
 
 WAYS: dict[str, Reconstruct] = {"plain": plain, "fast": fast}
+DRAWS = (1, 10, 50)
 
 
 def step(way: Reconstruct, layer: RBFReconstruction, x: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,6 +48,37 @@ def step(way: Reconstruct, layer: RBFReconstruction, x: Tensor, upstream: Tensor
     x = x.clone().requires_grad_()
     out = way(layer, x)
     return out.detach(), torch.autograd.grad((out * upstream).sum(), x)[0]
+
+
+def samples_of(layer: RBFReconstruction, draws: int) -> Tensor:
+    """Noisy samples (K, draws * C, h, w) of one image: drawing the numbers is not timed."""
+    k, c, h, w = layer.means.shape
+    noise = torch.randn(k, draws * c, h, w, generator=torch.Generator().manual_seed(0))
+    return (layer.means - CENTRE).repeat(1, draws, 1, 1) + 1.75 * layer.variances[:, None, None, None] * noise
+
+
+def noisy_step(layer: RBFReconstruction, x: Tensor, draws: int, samples: Tensor) -> None:
+    """Forward and backward of all draws of every image, from samples to sums of patches."""
+    x = x.clone().requires_grad_()
+    sums, _ = layer._mix(x, samples.expand(len(x), -1, -1, -1, -1))
+    torch.autograd.grad(sums, x, torch.ones_like(sums))
+
+
+def timed(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call in each round, the calls in turn."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - began)
+    return {name: seconds[1:] for name, seconds in times.items()}  # the first round warms up
+
+
+def ratios(above: list[float], below: list[float]) -> str:
+    """Median and quartiles of the ratios of rounds."""
+    low, middle, high = statistics.quantiles((a / b for a, b in zip(above, below, strict=True)), n=4)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def setting(batch: int, sharpness: str) -> tuple[RBFReconstruction, Tensor, Tensor]:
@@ -94,16 +129,13 @@ def main() -> None:
             )
 
     layer, x, upstream = setting(given.batch, "eval")
-    ratios = []
-    for _ in range(given.rounds):
-        times = {}
-        for name, way in WAYS.items():
-            began = time.perf_counter()
-            step(way, layer, x, upstream)
-            times[name] = time.perf_counter() - began
-        ratios.append(times["plain"] / times["fast"])
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    print(f"plain / fast: {middle:.2f} (quartiles {low:.2f} to {high:.2f}, n {given.rounds}, {given.threads} threads)")
+    calls = {name: partial(step, way, layer, x, upstream) for name, way in WAYS.items()}
+    calls |= {f"{draws} draws": partial(noisy_step, layer, x, draws, samples_of(layer, draws)) for draws in DRAWS}
+    times = timed(calls, given.rounds)
+    print(f"{given.rounds} rounds, {given.threads} threads, batch {given.batch}; median (quartiles)")
+    print("plain / fast:", ratios(times["plain"], times["fast"]))
+    for draws in DRAWS[1:]:
+        print(f"{draws} draws / 1 draw:", ratios(times[f"{draws} draws"], times["1 draws"]))
 
     context = multiprocessing.get_context("spawn")
     for name in WAYS:

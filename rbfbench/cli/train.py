@@ -4,34 +4,47 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rbfbench.cli.options import data_options, device_option, pick_device
-from rbfbench.defenses import PRESET_NAMES
+from rbfbench.cli.settings import changed
+from rbfbench.defenses import PRESET_NAMES, shipped_path
 from rbfbench.errors import UsageError, unknown_name
-from rbfbench.training.recipes import RECIPES, SCHEDULES
+from rbfbench.training.recipes import DATASETS, RECIPES, Noise, Recipe, noise_of, schedule_of
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @click.command()
 @click.argument("recipe", metavar=f"[{'|'.join(RECIPES)}]")
-@click.option("--dataset", default="cifar10", show_default=True, help=f"One of {', '.join(SCHEDULES)}.")
+@click.option("--dataset", default="cifar10", show_default=True, help=f"One of {', '.join(DATASETS)}.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The .safetensors to write.")
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The .safetensors to write."
+    "--preset",
+    default="default",
+    show_default=True,
+    help=f"Constants of RBF-CNN and of its training: {', '.join(PRESET_NAMES)}.",
+)
+@click.option("--classifier", default=None, help="Net behind the front: small, vgg16, mnist-cnn or digits-cnn.")
+@click.option("--epochs", type=int, default=None, help="Passes over the images.")
+@click.option("--lr", type=float, default=None, help="Peak learning rate.")
+@click.option("--batch-size", type=int, default=None, help="Clean images a step.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="PART.NAME=VALUE",
+    help="Any other constant, as noise.copies=60; PART is schedule, noise, rbf, em or recipe. --show lists them.",
 )
 @click.option(
-    "--epochs", type=click.IntRange(1), default=None, help="Passes over the images; the schedule's if not given."
-)
-@click.option(
-    "--lr",
-    type=click.FloatRange(0, min_open=True),
+    "--source",
     default=None,
-    help="Peak learning rate; the schedule's if not given.",
+    help="Trained .safetensors that makes the adversarial noise.  [default: the shipped one]",
 )
-@click.option(
-    "--preset", default="default", show_default=True, help=f"Constants of RBF-CNN: {', '.join(PRESET_NAMES)}."
-)
+@click.option("--show", is_flag=True, help="Print every constant in force, and train nothing.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint beside --out.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
 @click.option(
@@ -39,52 +52,136 @@ from rbfbench.training.recipes import RECIPES, SCHEDULES
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Arithmetic of the net; bfloat16 is faster where the processor has it.",
+    help="Arithmetic of the net; bfloat16 is faster where the processor or GPU has it.",
 )
 @device_option
 @data_options
 def train(**given: Any) -> None:  # noqa: ANN401  (click passes the options declared above)
-    """Train a recipe and write its weights and a card.
+    r"""Train a recipe and write its weights and a card.
 
     A checkpoint after every epoch lies in the folder OUT.work; --resume goes on from it with the same result.
+
+    \b
+    rbfbench train rcnn+ --dataset mnist --out rcnn+.safetensors
+    rbfbench train rcnn+ --preset authors --device cuda --precision bfloat16 --out authors.safetensors
+    rbfbench train cnn-ls-noise --source cnn-ls.safetensors --set noise.pairing=matched --set noise.stored=none ...
     """
     recipe, dataset, out = given["recipe"], given["dataset"], given["out"]
     if recipe not in RECIPES:
         raise unknown_name("recipe", recipe, RECIPES)
-    if dataset not in SCHEDULES:
-        raise unknown_name("data set to train on", dataset, SCHEDULES)
+    if dataset not in DATASETS:
+        raise unknown_name("data set to train on", dataset, DATASETS)
     if given["preset"] not in PRESET_NAMES:
         raise unknown_name("preset", given["preset"], PRESET_NAMES)
+    parts = _parts(given)
+    if given["show"]:
+        for part, constants in parts.items():
+            for name, value in vars(constants).items() if constants else ():
+                click.echo(f"{part}.{name}={'none' if value is None else value}")
+        return
+    if out is None:
+        raise UsageError("there is nowhere to write the weights", "--out is missing", f"add --out {recipe}.safetensors")
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out} is no weights file", "its name must end in .safetensors", "add the ending")
     work = out.with_name(f"{out.name}.work")
     if (work / "checkpoint.pt").exists() and not given["resume"]:
         raise UsageError(f"{work} holds a checkpoint", "it would be lost", "add --resume, or remove that folder")
-    _train(given, work)
+    _train(given, parts, work)
 
 
-def _train(given: dict[str, Any], work: Path) -> None:
+def _parts(given: dict[str, Any]) -> dict[str, Any]:
+    """Every constant of the training, by part: the preset's, changed by the options. Raises UsageError."""
+    preset, dataset = given["preset"], given["dataset"]
+    recipe = RECIPES[given["recipe"]]
+    schedule = schedule_of(preset, dataset, recipe)
+    options = {"epochs": given["epochs"], "lr": given["lr"], "batch": given["batch_size"]}
+    schedule = dataclasses.replace(schedule, **{name: value for name, value in options.items() if value is not None})
+
+    from rbfbench.defenses.classifiers import CLASSIFIERS
+    from rbfbench.defenses.em import EM_PRESETS
+    from rbfbench.defenses.rbf import PRESETS
+
+    if given["classifier"]:
+        schedule = dataclasses.replace(schedule, classifier=given["classifier"])
+    parts: dict[str, Any] = {
+        "recipe": recipe,
+        "schedule": schedule,
+        "noise": noise_of(preset, dataset, recipe),
+        "rbf": PRESETS[preset] if recipe.rbf else None,
+        "em": EM_PRESETS[dataset] if recipe.rbf and recipe.source is None else None,
+    }
+    parts = changed(parts, given["settings"])
+    if parts["recipe"] != dataclasses.replace(recipe, smoothing=parts["recipe"].smoothing):
+        raise UsageError(
+            "--set of recipe cannot be used", "of its constants only smoothing can change", "choose another recipe"
+        )
+    if parts["schedule"].classifier not in CLASSIFIERS:
+        raise unknown_name("classifier", parts["schedule"].classifier, CLASSIFIERS)
+    made_at, epochs = getattr(parts["noise"], "made_at", None), parts["schedule"].epochs
+    if made_at is not None and made_at >= epochs:
+        raise UsageError(
+            f"noise.made_at = {made_at} cannot be used",
+            f"no copy would have adversarial noise in {epochs} epochs",
+            "train longer, or add --set noise.made_at=none",
+        )
+    return parts
+
+
+def _takes_source(parts: dict[str, Any]) -> bool:
+    """Whether another model makes the stored noise."""
+    return parts["noise"] is not None and parts["noise"].made_at is None
+
+
+def _source(given: dict[str, Any], parts: dict[str, Any]) -> nn.Module | None:
+    """The model that makes the stored noise, None where none is needed."""
+    recipe: Recipe = parts["recipe"]
+    noise: Noise | None = parts["noise"]
+    if noise is None or (noise.made_at is not None and not recipe.rbf):
+        if given["source"]:
+            why = "has no noisy copies" if noise is None else "makes its noise itself (noise.made_at)"
+            raise UsageError("--source changes nothing", f"{given['recipe']} {why}", "leave it out")
+        return None
+
+    from rbfbench.defenses.checkpoint import load
+
+    path = Path(given["source"]) if given["source"] else shipped_path(recipe.source or "", given["dataset"])
+    if path is None:
+        raise UsageError(
+            f"{given['recipe']} needs a trained {recipe.source}",
+            f"none is shipped for {given['dataset']}",
+            "train one, and name it with --source",
+        )
+    model, blueprint = load(path)
+    if blueprint.recipe.get("name") != recipe.source or blueprint.dataset != given["dataset"]:
+        raise UsageError(
+            f"--source {path} cannot be used",
+            f"it is no {recipe.source} of {given['dataset']}",
+            "train one, and name it with --source",
+        )
+    return model.requires_grad_(False)
+
+
+def _train(given: dict[str, Any], parts: dict[str, Any], work: Path) -> None:
     from rbfbench.cli.progress import ProgressLine
     from rbfbench.data import load_data, load_training
     from rbfbench.defenses.checkpoint import save
-    from rbfbench.defenses.rbf import PRESETS
     from rbfbench.evaluation.card import write_card
-    from rbfbench.training.trainer import TrainSpec
+    from rbfbench.training.trainer import TrainSpec, model_digest
     from rbfbench.training.trainer import train as fit
 
     device = pick_device(given["device"])
     root, download, dataset = given["data_root"], given["download"], given["dataset"]
+    source = _source(given, parts)
     images, validation = load_training(dataset, data_root=root, download=download)
-    changes = {name: given[name] for name in ("epochs", "lr") if given[name] is not None}
     spec = TrainSpec(
         name=given["recipe"],
         dataset=dataset,
-        recipe=RECIPES[given["recipe"]],
-        schedule=dataclasses.replace(SCHEDULES[dataset], **changes),
-        rbf=PRESETS[given["preset"]] if RECIPES[given["recipe"]].rbf else None,
+        preset=given["preset"],
+        source=model_digest(source) if source else None,
         seed=given["seed"],
         precision=given["precision"],
         data_digest=images.digest,
+        **parts,
     )
     with ProgressLine() as line:
 
@@ -94,7 +191,7 @@ def _train(given: dict[str, Any], work: Path) -> None:
             else:
                 line.update(f"{stage} {remark}", done, total)
 
-        trained = fit(spec, images, validation, work, device=device, progress=show)
+        trained = fit(spec, images, validation, work, source=source, device=device, progress=show)
         save(trained.model, trained.blueprint, given["out"])
         line.update("accuracy", 0, 1)
         card = write_card(

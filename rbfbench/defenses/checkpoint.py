@@ -52,7 +52,7 @@ def save(model: nn.Module, blueprint: Blueprint, path: Path) -> None:
     keep = {
         f"{name}.{tensor}"
         for name, module in model.named_modules()
-        if isinstance(module, nn.BatchNorm2d | RBFReconstruction)
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | RBFReconstruction)
         for tensor in module.state_dict()
     }
     state = {

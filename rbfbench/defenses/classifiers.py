@@ -91,8 +91,56 @@ class SmallNet(nn.Module):
         return logits
 
 
+_VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # a pool after each group
+
+
+class VGG16(nn.Module):
+    """The paper's VGG-16 (arXiv 2004.02183, section IV; 15 M parameters, layers as in the authors' training script).
+
+    Convolution, ReLU, batch norm, and dropout before all but the last convolution of a group. Takes (N, 3, 32, 32)
+    images in [0,1] and returns (N, n_classes) logits.
+    """
+
+    def __init__(self, n_classes: int = 10) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for group in _VGG16:
+            for position, width in enumerate(group):
+                layers += [
+                    nn.Conv2d(channels, width, 3, padding=1),
+                    nn.ReLU(),
+                    nn.BatchNorm2d(width, eps=1e-3, momentum=0.01),
+                ]
+                if position < len(group) - 1:
+                    layers.append(nn.Dropout(0.3 if width == 64 else 0.4))
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.Dropout(0.5),
+            nn.Flatten(),
+            nn.Linear(512, 512),
+            nn.ReLU(),
+            nn.BatchNorm1d(512, eps=1e-3, momentum=0.01),
+            nn.Dropout(0.5),
+            nn.Linear(512, n_classes),
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, n_classes) of images (N, 3, 32, 32)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
 CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
     "mnist-cnn": MnistCNN,
     "small": SmallNet,
+    "vgg16": VGG16,
     "digits-cnn": DigitsCNN,
 }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rbfbench.errors import ModelError
+from rbfbench.errors import ModelError, UsageError
 
 REJECT_SCORE = -2.5  # match score under which a patch is badly explained, before alpha moves it
 STEP_DOWN = 0.05  # what alpha loses in an update that needs no new filter
@@ -34,6 +34,7 @@ class EMConfig:
         min_count: A filter survives an update with more than this many patches.
         min_share: Rejected patches found a filter when they are more than this share of all.
         window: Side of the square patches, in pixels.
+        most: Number of filters at which the fit stops with an error: each costs time and memory in every pass.
     """
 
     wish: int
@@ -44,9 +45,29 @@ class EMConfig:
     min_count: int = 1
     min_share: float = 0.001
     window: int = 3
+    most: int = 2000
+
+    def __post_init__(self) -> None:
+        """Refuse values that have no meaning (`UsageError`)."""
+        for name in ("wish", "updates", "images_per_update", "window"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("freeze_after", "min_count"):
+            self._check(name, getattr(self, name) >= 0, "at least 0")
+        self._check("patch_fraction", 0 < self.patch_fraction <= 1, "above 0 and at most 1")
+        self._check("min_share", 0 < self.min_share <= 1, "above 0 and at most 1")
+
+    def _check(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise UsageError(
+                f"{name} = {getattr(self, name)} cannot be used", f"it must be {wanted}", "give such a number"
+            )
 
 
-EM_PRESETS = {"mnist": EMConfig(wish=10, freeze_after=251), "cifar10": EMConfig(wish=175, patch_fraction=0.02)}
+EM_PRESETS = {
+    "mnist": EMConfig(wish=10, freeze_after=251),
+    "cifar10": EMConfig(wish=175, patch_fraction=0.02),
+    "digits": EMConfig(wish=10),
+}
 
 
 def match_scores(patches: Tensor, means: Tensor, variances: Tensor) -> Tensor:
@@ -83,7 +104,8 @@ def fit_filters(
         means (K, C, w, w) and variances (K,), float64. The variance is the mean squared distance (trace), as in Eq. 3.
 
     Raises:
-        ModelError: Images smaller than a patch, or no filter survives (too few images, or images without variation).
+        ModelError: Images smaller than a patch, no filter survives (too few images, or images without variation), or
+            more than `most` do.
     """
     generator = torch.Generator().manual_seed(seed)
     images = batch(0, 1)
@@ -105,13 +127,23 @@ def fit_filters(
         owner = assign(patches, means, variances, reject_below=_threshold(alpha) if growing else -math.inf)
         share = (owner == len(means)).double().mean().item()
         means, variances = _update(patches, owner, len(means), config)
+        if len(means) > config.most:
+            raise ModelError(
+                "EM found too many filters",
+                f"{len(means)} after update {update + 1}, and the most is {config.most}",
+                "wish for fewer (em.wish), or allow more (em.most)",
+            )
         if growing:
             # Balanced where the number of filters is the wished one and the rejected share just founds one.
             pull = _decay(len(means) / config.wish) * _decay(share / config.min_share)
             alpha += STEP_DOWN * (pull / _decay(1.0) ** 2 - 1)
         progress(update + 1, len(means))
     if len(means) == 0:
-        raise ModelError("EM found no filter", "no group of patches was large enough", "give more or other images")
+        raise ModelError(
+            "EM found no filter",
+            f"no group of patches was larger than {config.min_count}, and {config.min_share:g} of all",
+            "give more or other images, or lower em.min_count and em.min_share",
+        )
     return means.view(-1, channels, config.window, config.window), variances
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,6 +30,9 @@ NOISE_STD: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 # Pixels and means are centred here before they are multiplied: |z|^2 + |mu|^2 - 2<z,mu> then cancels less in float32.
 CENTRE = 0.5
+
+# A gate lies in [0,1] with steps of 6e-8 in float32: times more than this, two equal matches differ by whole exponents.
+SHARPEST = 1e6
 
 
 class Keys(Protocol):
@@ -82,6 +86,13 @@ class RBFConfig:
             raise UsageError(
                 f"base = {self.base} cannot be used", "better matches would not weigh more", "give a number above 1"
             )
+        for name in ("beta1", "beta1_train"):
+            if (value := getattr(self, name)) * math.log(self.base) > SHARPEST:
+                raise UsageError(
+                    f"{name} = {value} cannot be used",
+                    f"above {SHARPEST / math.log(self.base):.3g} the exponents are no numbers of float32 any more",
+                    "give a smaller one; at a few hundred the weights are a hard choice already",
+                )
         if self.m < 1:
             raise UsageError(f"m = {self.m} cannot be used", "a decision averages at least one run", "give m >= 1")
         if self.noise_scale not in NOISE_STD:
@@ -130,7 +141,8 @@ class RBFReconstruction(nn.Module):
         self.register_buffer("variances", variances.clone())
         self.config = config
 
-    def _variance(self) -> Tensor:
+    def variances_in_force(self) -> Tensor:
+        """(K,) sigma^2, raised to `var_floor`."""
         return self.variances.clamp(min=max(self.config.var_floor, torch.finfo(self.variances.dtype).tiny))
 
     def patches(self, x: Tensor) -> Tensor:
@@ -146,7 +158,7 @@ class RBFReconstruction(nn.Module):
 
     def scores(self, patches: Tensor) -> Tensor:
         """Match scores (N, L, K) of centred patches: Eq. 2, with or without its constant."""
-        variance = self._variance()
+        variance = self.variances_in_force()
         means = (self.means - CENTRE).flatten(1)
         distance = (patches.square().sum(-1, keepdim=True) + means.square().sum(1) - 2 * patches @ means.T).clamp(min=0)
         constant = 0.5 * math.log(2 * math.pi) if self.config.log2pi else 0.0
@@ -160,23 +172,27 @@ class RBFReconstruction(nn.Module):
         beta1 = self.config.beta1_train if self.training else self.config.beta1
         return beta1 * math.log(self.config.base)
 
-    def _mix(self, patches: Tensor, samples: Tensor) -> Tensor:
-        """`weights(patches) @ samples`, without keeping the weights of more than one image."""
-        filters = prepared((self.means - CENTRE).flatten(1), self._variance(), log2pi=self.config.log2pi)
-        return mix(patches, filters, self._sharpness(), samples)
+    def _mix(self, x: Tensor, samples: Tensor, squares: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`mixing.mix` of the patches of images with samples (N or 1, K, D, h, w)."""
+        filters = prepared((self.means - CENTRE).flatten(1), self.variances_in_force(), log2pi=self.config.log2pi)
+        rows = x.shape[2] - self.means.shape[2] + 1
+        return mix(self.patches(x), filters, samples, squares, sharpness=self._sharpness(), rows=rows)
+
+    def _image(self, sums: Tensor) -> Tensor:
+        """Images (N, C, H, W) from the sums of their centred patches: the mean where patches overlap, Eq. 4."""
+        size, window = tuple(sums.shape[2:]), tuple(self.means.shape[2:])
+        ones = torch.ones(1, 1, *size, dtype=sums.dtype, device=sums.device)
+        count = F.fold(F.unfold(ones, window), size, window)
+        images = sums / count + CENTRE
+        return images.clamp(0, 1) if self.config.clip else images
 
     def stitch(self, patches: Tensor, size: tuple[int, int]) -> Tensor:
-        """Images (N, C, *size) from centred patches (N, L, n), the mean where patches overlap."""
-        window = tuple(self.means.shape[2:])
-        ones = torch.ones(1, *self.means.shape[1:], dtype=patches.dtype, device=patches.device)
-        count = F.fold(F.unfold(ones.new_ones(1, self.means.shape[1], *size), window), size, window)
-        images = F.fold(patches.transpose(1, 2), size, window) / count + CENTRE
-        return images.clamp(0, 1) if self.config.clip else images
+        """Images (N, C, *size) from centred patches (N, L, n)."""
+        return self._image(F.fold(patches.transpose(1, 2), size, tuple(self.means.shape[2:])))
 
     def static(self, x: Tensor) -> Tensor:
         """Reconstruction (N, C, H, W) without noise: every draw of Eq. 4 replaced by the filter mean."""
-        patches = self._mix(self.patches(x), (self.means - CENTRE).flatten(1)[None])
-        return self.stitch(patches, (x.shape[2], x.shape[3]))
+        return self._image(self._mix(x, (self.means - CENTRE)[None])[0])
 
     def forward(self, x: Tensor, keys: Keys | None = None, *, draws: int = 1) -> Tensor:
         """Noisy reconstructions, all draws of an image sharing one computation of its weights.
@@ -196,36 +212,28 @@ class RBFReconstruction(nn.Module):
             return self.static(x).repeat_interleave(rows, dim=0)
         rows = len(x) * draws if keys is None else len(keys)
         draws = rows // max(len(x), 1)
-        means = (self.means - CENTRE).flatten(1)
-        std = NOISE_STD[self.config.noise_scale](self._variance(), self.config.beta2)
+        means = self.means - CENTRE
+        std = NOISE_STD[self.config.noise_scale](self.variances_in_force(), self.config.beta2)
         if self.config.noise_scope == "patch":
             # A weighted sum of independent normals is normal: draw it for the patch, not for each filter.
-            weights = self.weights(self.patches(x))
-            spread = (weights.square() @ std.square()).clamp(min=1e-24).sqrt()
-            noise = self._noise(keys, rows, (weights.shape[1], means.shape[1]), x)
-            spread, centre = (t.repeat_interleave(draws, dim=0) for t in (spread, weights @ means))
-            patches = centre + spread.unsqueeze(-1) * noise
-        else:
-            if self.config.noise_scope == "model":
-                noise = self._model_noise(draws, x)
-            else:
-                noise = self._noise(keys, rows, tuple(means.shape), x)
-            samples = means + std[:, None] * noise
-            k, d = means.shape
-            # (N, L, K) @ (N or 1, K, draws * n): one product for all draws of an image.
-            stacked = samples.view(-1, draws, k, d).transpose(1, 2).reshape(-1, k, draws * d)
-            patches = (
-                self._mix(self.patches(x), stacked).view(len(x), -1, draws, d).transpose(1, 2).reshape(rows, -1, d)
-            )
-        return self.stitch(patches, (x.shape[2], x.shape[3]))
+            sums, variance = self._mix(x, means[None], std.square()[:, None])
+            spread = variance.clamp(min=1e-24).sqrt().repeat_interleave(draws, dim=0)
+            noise = spread * self._noise(keys, rows, (spread.shape[1], means[0].numel()), x)
+            scattered = F.fold(noise.transpose(1, 2), (x.shape[2], x.shape[3]), tuple(means.shape[2:]))
+            return self._image(sums.repeat_interleave(draws, dim=0) + scattered)
+        shape = tuple(means.flatten(1).shape)
+        noise = self._model_noise(draws, x) if self.config.noise_scope == "model" else self._noise(keys, rows, shape, x)
+        samples = means + std[:, None, None, None] * noise.view(-1, *means.shape)
+        # (N or 1, K, draws * C, h, w): all draws of an image share its weights.
+        stacked = samples.view(-1, draws, *means.shape).transpose(1, 2).flatten(2, 3)
+        sums, _ = self._mix(x, stacked)
+        return self._image(sums.view(rows, -1, *sums.shape[2:]))
 
     def _model_noise(self, draws: int, like: Tensor) -> Tensor:
         """The constant noise (draws, K, n) of `noise_scope` model; the authors' scripts fix ten draws by one seed."""
-        generator = torch.Generator().manual_seed(0)
-        shape = self.means.flatten(1).shape
-        # Draw by draw: the first numbers of one larger randn may depend on its size.
-        noise = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(draws)]
-        return torch.stack(noise).to(like)
+        shape = tuple(self.means.flatten(1).shape)
+        noise = [np.random.Generator(np.random.Philox(key=draw)).standard_normal(shape) for draw in range(draws)]
+        return torch.from_numpy(np.stack(noise)).to(like)
 
     @staticmethod
     def _noise(keys: Keys | None, rows: int, shape: tuple[int, ...], like: Tensor) -> Tensor:

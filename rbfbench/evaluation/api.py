@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from rbfbench.attacks import ATTACKS, load_suite
 from rbfbench.data.images import Images
 from rbfbench.defenses import SHIPPED, shipped_path
 from rbfbench.defenses.checkpoint import load
+from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.errors import DataError, UsageError, unknown_name
 from rbfbench.evaluation.engine import evaluate
 from rbfbench.evaluation.spec import RunSpec
@@ -122,17 +125,27 @@ def _images(x: Tensor, y: Tensor) -> Images:
     )
 
 
-def load_model(name: str, dataset: str) -> nn.Module:
+def load_model(name: str, dataset: str, **constants: Any) -> nn.Module:  # noqa: ANN401
     """A shipped model in eval mode, from [0,1] images to logits.
 
     Args:
-        name: "rcnn" or "cnn"; see `rbfbench ls models`.
+        name: "rcnn+", "cnn" ...; see `rbfbench ls models`.
         dataset: "cifar10", "mnist" or "digits".
+        constants: Of RBF-CNN, to change: any field of `rbfbench.defenses.rbf.RBFConfig`, as beta2=0.0 or m=50.
 
     Raises:
-        UsageError: No such model is shipped for the data set.
+        UsageError: No such model is shipped for the data set, or it has no such constant or not this value of it.
     """
     path = shipped_path(name, dataset) if name in SHIPPED else None
     if path is None:
         raise unknown_name(f"model for {dataset}", name, [key for key in SHIPPED if shipped_path(key, dataset)])
-    return load(path)[0]
+    model = load(path)[0]
+    if not constants:
+        return model
+    if not isinstance(model, RBFCNN):
+        raise UsageError(f"{name} has no {', '.join(constants)}", "it is not an RBF-CNN", "leave the constants out")
+    for constant in constants:
+        if constant not in vars(model.config):
+            raise unknown_name("constant of RBF-CNN", constant, vars(model.config))
+    model.config = replace(model.config, **constants)
+    return model

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from math import fsum
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
+from rbfbench.defenses.em import EM_PRESETS
+from rbfbench.defenses.rbf import PRESETS
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.evaluation.loading import load_target
 from rbfbench.evaluation.target import Target
 from rbfbench.results.intervals import score
+from rbfbench.training.recipes import RECIPES, noise_of, schedule_of
 from rbfbench.training.trainer import Trained
 
 
@@ -28,6 +32,25 @@ def clean_accuracy(target: Target, images: Images, batch: int = 100) -> tuple[in
     return right, len(images)
 
 
+def command(recipe: dict[str, Any]) -> str:
+    """What to type to train a blueprint's recipe again: the preset, and whatever differs from it."""
+    name, dataset, preset = recipe["name"], recipe["dataset"], recipe["preset"]
+    words = [f"rbfbench train {name} --dataset {dataset}"]
+    usual: dict[str, Any] = {
+        "recipe": RECIPES[name],
+        "schedule": schedule_of(preset, dataset, RECIPES[name]),
+        "noise": noise_of(preset, dataset, RECIPES[name]),
+        "rbf": PRESETS[preset],
+        "em": EM_PRESETS[dataset],
+    }
+    words += [f"--preset {preset}"] if preset != "default" else []
+    for part, constants in usual.items():
+        for key, value in (recipe[part] or {}).items():
+            if value != getattr(constants, key):
+                words.append(f"--set {part}.{key}={'none' if value is None else value}")
+    return " ".join([*words, f"--precision {recipe['precision']} --seed {recipe['seed']}"])
+
+
 def write_card(path: Path, trained: Trained, sets: dict[str, Images], device: torch.device) -> str:
     """Measure the file at `path` on some sets of images, write `path` with the ending .md, and return its text.
 
@@ -39,12 +62,12 @@ def write_card(path: Path, trained: Trained, sets: dict[str, Images], device: to
     """
     recipe = trained.blueprint.recipe
     about = recipe["recipe"]["about"]
+    source = f", with the model of digest {recipe['source'][:12]} as --source" if recipe["source"] else ""
     lines = [
         f"# {path.stem}",
         "",
         f"{about[0].upper()}{about[1:]}. Trained by",
-        f"`rbfbench train {recipe['name']} --dataset {recipe['dataset']} --epochs {recipe['schedule']['epochs']} "
-        f"--lr {recipe['schedule']['lr']:g} --precision {recipe['precision']} --seed {recipe['seed']}`.",
+        f"`{command(recipe)}`{source}.",
         "",
         "| images | accuracy | 95% interval | n | decision |",
         "|---|---|---|---|---|",
@@ -57,10 +80,11 @@ def write_card(path: Path, trained: Trained, sets: dict[str, Images], device: to
             lines.append(_line(f"{name}: {images.source}", quiet, images))
     last = trained.history[-1]
     made = describe_environment(device)
+    copies = f" and {last['copies_accuracy']:.4f} (noisy copies)" if "copies_accuracy" in last else ""
     lines += [
         "",
-        f"Last epoch: loss {last['loss']:.4f}, training accuracy {last['train_accuracy']:.4f} (augmented images), "
-        f"held-out accuracy {last['validation_accuracy']:.4f} without noise.",
+        f"Last epoch: loss {last['loss']:.4f}, training accuracy {last['train_accuracy']:.4f} (augmented images)"
+        f"{copies}, held-out accuracy {last['validation_accuracy']:.4f} without noise.",
         f"{len(trained.history)} epochs in {trained.wall_s / 60:.1f} minutes on {made.device}, "
         f"{made.threads} threads, torch {made.torch}.",
         "",

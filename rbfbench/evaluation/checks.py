@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rbfbench.attacks import Row
+from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.evaluation.target import Target
 from rbfbench.results.records import AttackRow, Check, Score
 
 ONE_POINT = 0.01
+NO_VARIANCE = 1e-6  # a filter below it tells an exact match from a change of one 8-bit level in one pixel
 GREY = 0.5
 
 
@@ -53,10 +55,23 @@ def run_checks(target: Target, clean: Score, rows: Sequence[AttackRow], left_out
             fired=any(row.norm == "linf" and row.eps >= GREY for row in rows),
             detail="at linf eps 0.5 every image can be made grey: was a fraction such as 8/255 meant?",
         ),
+        _degenerate(target),
         _single_step(rows),
         _black_box(rows),
         _eight_bit(rows),
     ]
+
+
+def _degenerate(target: Target) -> Check:
+    model = target.model
+    variances = model.reconstruction.variances_in_force() if isinstance(model, RBFCNN) else None
+    count = 0 if variances is None else int((variances < NO_VARIANCE).sum())
+    return Check(
+        code="degenerate-filters",
+        fired=count > 0,
+        detail=f"{count} RBF filter{' has' if count == 1 else 's have'} almost no variance: the reconstruction jumps "
+        "where a patch equals such a mean, and gradients do not see it; compare with --var-floor 1e-3",
+    )
 
 
 def _flat(rows: Sequence[AttackRow]) -> Check:

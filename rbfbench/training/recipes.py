@@ -1,9 +1,22 @@
-"""What each recipe trains: one row a recipe, one row of defaults a data set."""
+"""What each recipe trains: one row a recipe; for each data set and preset, its schedule and its noise.
+
+`paper` and `authors` are the two descriptions that exist of RBF-CNN's training: the text (arXiv 2004.02183, section IV)
+and the published scripts. Where the text is silent (optimiser, batch, learning rate), `paper` follows the scripts of
+rCNN. `default` is for a machine without a GPU: a small net and a short schedule; what the shipped weights changed of it
+is on their cards.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from rbfbench.errors import UsageError
+
+
+def _check(name: str, value: object, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise UsageError(f"{name} = {value} cannot be used", f"it must be {wanted}", "give such a number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,18 +26,38 @@ class Recipe:
     Attributes:
         rbf: Put the RBF and reconstruction layers in front.
         smoothing: Label smoothing; the true class keeps 1 - smoothing of the target (authors' clipping, 0.1).
+        source: Recipe whose trained model makes the stored adversarial noise, unless `Noise.made_at` lets the model in
+            training make it; None trains without noisy copies.
         about: One line for people.
     """
 
     rbf: bool
     smoothing: float
+    source: str | None
     about: str
+
+    def __post_init__(self) -> None:
+        """Refuse values that have no meaning (`UsageError`)."""
+        _check("smoothing", self.smoothing, 0 <= self.smoothing < 1, "at least 0 and below 1")
 
 
 RECIPES: dict[str, Recipe] = {
-    "cnn": Recipe(rbf=False, smoothing=0.0, about="plain classifier, cross-entropy: the undefended baseline"),
-    "cnn-ls": Recipe(rbf=False, smoothing=0.1, about="the same with label smoothing: the control for rcnn"),
-    "rcnn": Recipe(rbf=True, smoothing=0.1, about="RBF-CNN trained without noise or adversarial examples"),
+    "cnn": Recipe(
+        rbf=False, smoothing=0.0, source=None, about="plain classifier, cross-entropy: the undefended baseline"
+    ),
+    "cnn-ls": Recipe(
+        rbf=False, smoothing=0.1, source=None, about="classifier with label smoothing: the control for rcnn"
+    ),
+    "cnn-ls-noise": Recipe(
+        rbf=False,
+        smoothing=0.1,
+        source="cnn-ls",
+        about="classifier with label smoothing and noisy copies: the control for rcnn+",
+    ),
+    "rcnn": Recipe(rbf=True, smoothing=0.1, source=None, about="RBF-CNN trained without noise or adversarial examples"),
+    "rcnn+": Recipe(
+        rbf=True, smoothing=0.1, source="rcnn", about="RBF-CNN trained with Gaussian and adversarial noise as well"
+    ),
 }
 
 
@@ -34,11 +67,17 @@ class Schedule:
 
     Attributes:
         classifier: Name in `rbfbench.defenses.classifiers.CLASSIFIERS`.
-        optimizer: `sgd` (Nesterov, one cycle: linear warm-up, linear decay) or `adam` (cosine decay).
+        optimizer: `sgd` (Nesterov, momentum 0.9) or `adam`.
+        policy: Learning rate over time: `cycle` (linear warm-up over a fifth, linear decay), `cosine`, or `halving`.
         epochs: Passes over the training images.
-        batch: Images a step.
+        batch: Clean images a step.
         lr: Peak learning rate.
-        weight_decay: L2 factor on all parameters (`sgd`) or none (`adam`).
+        halve_every: Epochs after which `halving` halves.
+        lr_least: Where `halving` stops, ...
+        lr_then: ... and the rate from there on, if not `lr_least`.
+        fade: The rate of `halving` is divided by 1 + fade * steps (the decay of Keras).
+        weight_decay: L2 factor (`sgd`).
+        decay_on: Weights that decay: all parameters, or the kernels of all layers but the last.
         shift: Random shifts up to this many pixels, reflected at the border.
         flip: Random horizontal flips.
         contrast: Contrast of an image is multiplied by up to 1 +- this.
@@ -49,22 +88,114 @@ class Schedule:
 
     classifier: str
     optimizer: Literal["sgd", "adam"]
+    policy: Literal["cycle", "cosine", "halving"]
     epochs: int
     batch: int
     lr: float
-    weight_decay: float
-    shift: int
-    flip: bool
+    halve_every: int = 10
+    lr_least: float = 1e-6
+    lr_then: float | None = None
+    fade: float = 0.0
+    weight_decay: float = 0.0
+    decay_on: Literal["all", "kernels"] = "all"
+    shift: int = 0
+    flip: bool = False
     contrast: float = 0.0
     colour: float = 0.0
     shading: float = 0.0
     shading_grid: int = 8
 
+    def __post_init__(self) -> None:
+        """Refuse values that have no meaning (`UsageError`)."""
+        for name in ("epochs", "batch", "halve_every"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        _check("shading_grid", self.shading_grid, self.shading_grid >= 2, "at least 2")
+        for name in ("lr", "lr_least"):
+            _check(name, getattr(self, name), 0 < getattr(self, name) < float("inf"), "above 0 and finite")
+        for name in ("fade", "weight_decay", "shift", "contrast", "colour", "shading"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "at least 0 and finite")
+        then = self.lr_then
+        _check("lr_then", then, then is None or 0 < then < float("inf"), "above 0 and finite")
 
-SCHEDULES: dict[str, Schedule] = {
-    "cifar10": Schedule(
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """The noisy copies beside the clean images of each step.
+
+    Attributes:
+        copies: Images of a step that get a Gaussian and an adversarial copy (all of a smaller last step).
+        gaussian_std: Standard deviation of the Gaussian noise, on [0,1] pixels.
+        gaussian_bound: Largest absolute value that it is clipped to.
+        gaussian_bound_low: If given, the bound is drawn once for the training, uniformly from here to gaussian_bound.
+        adversarial_eps: linf radius of the stored adversarial noise.
+        adversarial_steps: Steps of the PGD that makes it.
+        stored: Training images that it is made from, from the first; None takes all.
+        made_at: Epoch after which the model in training makes it of itself; None makes it with the source.
+        pairing: `mismatched` gives an image the noise of a random other one, `matched` its own.
+        rotate: Noise is rotated by up to this many degrees, ...
+        shift: ... shifted by up to this share of the image, ...
+        flip: ... and flipped horizontally, at random.
+    """
+
+    copies: int
+    gaussian_std: float
+    gaussian_bound: float
+    gaussian_bound_low: float | None = None
+    adversarial_eps: float
+    adversarial_steps: int
+    stored: int | None
+    made_at: int | None = None
+    pairing: Literal["mismatched", "matched"] = "mismatched"
+    rotate: float = 0.0
+    shift: float = 0.0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that have no meaning (`UsageError`)."""
+        for name in ("copies", "adversarial_steps", "stored", "made_at"):
+            value = getattr(self, name)
+            _check(name, value, value is None or value >= 1, "at least 1")
+        for name in ("gaussian_std", "gaussian_bound", "adversarial_eps", "rotate", "shift"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "at least 0 and finite")
+        low = self.gaussian_bound_low
+        _check("gaussian_bound_low", low, low is None or 0 <= low <= self.gaussian_bound, "from 0 up to gaussian_bound")
+        if self.pairing == "matched" and (self.stored is not None or self.rotate or self.shift or self.flip):
+            raise UsageError(
+                "pairing = matched cannot be used",
+                "an image's own noise must be stored and stay in place",
+                "set stored=none, rotate=0, shift=0 and flip=false as well",
+            )
+
+
+_CIFAR_RCNN = Schedule(
+    classifier="vgg16",
+    optimizer="sgd",
+    policy="halving",
+    epochs=50,
+    batch=128,
+    lr=0.1,
+    halve_every=10,
+    weight_decay=1e-3,
+    decay_on="kernels",
+    flip=True,
+)
+_MNIST_RCNN = Schedule(
+    classifier="mnist-cnn",
+    optimizer="adam",
+    policy="halving",
+    epochs=150,
+    batch=128,
+    lr=1e-3,
+    halve_every=20,
+    fade=1e-6,
+)
+
+# (preset, data set, with noisy copies) -> schedule; without a row for the last, that of False.
+SCHEDULES: dict[tuple[str, str, bool], Schedule] = {
+    ("default", "cifar10", False): Schedule(
         classifier="small",
         optimizer="sgd",
+        policy="cycle",
         epochs=10,
         batch=500,
         lr=0.4,
@@ -76,10 +207,105 @@ SCHEDULES: dict[str, Schedule] = {
         shading=0.15,
         shading_grid=16,
     ),
-    "mnist": Schedule(
-        classifier="mnist-cnn", optimizer="adam", epochs=8, batch=128, lr=1e-3, weight_decay=0.0, shift=0, flip=False
+    ("default", "mnist", False): Schedule(
+        classifier="mnist-cnn", optimizer="adam", policy="cosine", epochs=8, batch=128, lr=1e-3
     ),
-    "digits": Schedule(
-        classifier="digits-cnn", optimizer="adam", epochs=40, batch=64, lr=3e-3, weight_decay=0.0, shift=0, flip=False
+    ("default", "digits", False): Schedule(
+        classifier="digits-cnn", optimizer="adam", policy="cosine", epochs=40, batch=64, lr=3e-3
     ),
+    # As many halvings in the paper's number of epochs as in the scripts'.
+    ("paper", "cifar10", False): replace(_CIFAR_RCNN, epochs=600, halve_every=120),
+    ("paper", "mnist", False): replace(_MNIST_RCNN, epochs=100, halve_every=13),
+    ("authors", "cifar10", False): _CIFAR_RCNN,
+    # Below 1e-6 their rate jumps back to the first one.
+    ("authors", "cifar10", True): replace(_CIFAR_RCNN, epochs=450, batch=68, lr=1e-5, lr_then=1e-5),
+    ("authors", "mnist", False): _MNIST_RCNN,
+    ("authors", "mnist", True): replace(_MNIST_RCNN, halve_every=25),
 }
+
+_CIFAR_NOISE = Noise(
+    copies=30,
+    gaussian_std=0.03,
+    gaussian_bound=0.03,
+    gaussian_bound_low=0.005,
+    adversarial_eps=0.05,
+    adversarial_steps=20,
+    stored=None,
+    flip=True,
+)
+_MNIST_NOISE = Noise(
+    copies=30,
+    gaussian_std=0.35,
+    gaussian_bound=0.4,
+    gaussian_bound_low=0.15,
+    adversarial_eps=0.3,
+    adversarial_steps=20,
+    stored=None,
+    rotate=25,
+    shift=0.25,
+    flip=True,
+)
+
+NOISES: dict[tuple[str, str], Noise] = {
+    ("default", "cifar10"): Noise(
+        copies=120,
+        gaussian_std=0.05,
+        gaussian_bound=0.03,
+        adversarial_eps=0.03,
+        adversarial_steps=10,
+        stored=3000,
+        flip=True,
+    ),
+    ("default", "mnist"): Noise(
+        copies=30,
+        gaussian_std=0.35,
+        gaussian_bound=0.3,
+        adversarial_eps=0.3,
+        adversarial_steps=20,
+        stored=6000,
+        rotate=25,
+        shift=0.25,
+        flip=True,
+    ),
+    ("default", "digits"): Noise(
+        copies=15, gaussian_std=0.2, gaussian_bound=0.15, adversarial_eps=0.15, adversarial_steps=10, stored=None
+    ),
+    ("paper", "cifar10"): Noise(
+        copies=30,
+        gaussian_std=0.05,
+        gaussian_bound=0.03,
+        adversarial_eps=0.03,
+        adversarial_steps=20,
+        stored=None,
+        made_at=200,
+    ),
+    ("paper", "mnist"): Noise(
+        copies=30,
+        gaussian_std=0.35,
+        gaussian_bound=0.3,
+        adversarial_eps=0.3,
+        adversarial_steps=20,
+        stored=None,
+        made_at=25,
+    ),
+    ("authors", "cifar10"): _CIFAR_NOISE,
+    ("authors", "mnist"): _MNIST_NOISE,
+}
+
+DATASETS = tuple(dict.fromkeys(dataset for _, dataset, _ in SCHEDULES))
+
+
+def schedule_of(preset: str, dataset: str, recipe: Recipe) -> Schedule:
+    """The schedule of a recipe; presets that have none for a data set take the default one."""
+    noisy = recipe.source is not None
+    for key in ((preset, dataset, noisy), (preset, dataset, False), ("default", dataset, False)):
+        if key in SCHEDULES:
+            return SCHEDULES[key]
+    raise KeyError(dataset)
+
+
+def noise_of(preset: str, dataset: str, recipe: Recipe) -> Noise | None:
+    """The noisy copies of a recipe, None for those without; presets that have none for a data set take the default."""
+    if recipe.source is None:
+        return None
+    return NOISES.get((preset, dataset)) or NOISES["default", dataset]

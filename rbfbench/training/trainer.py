@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
+import io
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -18,24 +18,47 @@ from torch.nn import functional as F
 
 from rbfbench.data.images import Images
 from rbfbench.defenses.checkpoint import Blueprint, build
-from rbfbench.defenses.em import EM_PRESETS, EMConfig, fit_filters
+from rbfbench.defenses.em import EMConfig, fit_filters
 from rbfbench.defenses.rbf import RBFConfig
 from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.errors import LoadError, ModelError
-from rbfbench.training.recipes import Recipe, Schedule
+from rbfbench.training.augment import augment
+from rbfbench.training.copies import NoisyCopies, adversarial_noise, unit_pixels
+from rbfbench.training.files import replacing
+from rbfbench.training.optimisation import optimizer_of
+from rbfbench.training.recipes import Noise, Recipe, Schedule
 
 Progress = Callable[[str, int, int, str], None]  # (stage, done, total, remark)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """Everything that decides the weights; a checkpoint of another spec is refused."""
+    """Everything that decides the weights; a checkpoint of another spec is refused.
+
+    Attributes:
+        name: The recipe's name.
+        dataset: Name of the data set.
+        preset: Which constants it started from.
+        recipe: What to train.
+        schedule: Optimisation.
+        noise: Noisy copies, or None.
+        rbf: Constants of the RBF front, or None.
+        em: Constants of its filters; None without a front, or where the source brings filters.
+        source: Digest of the model that makes the stored noise, and whose filters are taken; None without one.
+        seed: Seed of everything random.
+        precision: "float32" or "bfloat16".
+        data_digest: Digest of the training images.
+    """
 
     name: str
     dataset: str
+    preset: str
     recipe: Recipe
     schedule: Schedule
+    noise: Noise | None
     rbf: RBFConfig | None
+    em: EMConfig | None
+    source: str | None
     seed: int
     precision: str
     data_digest: str
@@ -51,8 +74,23 @@ class Trained:
     wall_s: float
 
 
+def model_digest(model: nn.Module) -> str:
+    """SHA-256 (hex) over the names and values of a model's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def train(
-    spec: TrainSpec, images: Images, validation: Images, workdir: Path, *, device: torch.device, progress: Progress
+    spec: TrainSpec,
+    images: Images,
+    validation: Images,
+    workdir: Path,
+    *,
+    source: nn.Module | None = None,
+    device: torch.device,
+    progress: Progress,
 ) -> Trained:
     """Fit filters, reconstruct the training images once, and train the classifier; resumes what `workdir` holds.
 
@@ -60,18 +98,16 @@ def train(
         spec: What to train.
         images: Training images.
         validation: Images of the training file kept for choosing between schedules; never the ones reported.
-        workdir: Folder of the checkpoint and the cached reconstructions.
+        workdir: Folder of the checkpoint, the filters, the cached reconstructions and the stored noise.
+        source: Trained model that makes the stored noise, and brings the filters; `spec.source` is its digest.
         device: Where to train.
         progress: Told (stage, done, total, remark) after every step worth showing.
 
     Raises:
-        LoadError: `workdir` belongs to another spec.
-        ModelError: The loss is not finite; the last good checkpoint stays.
+        LoadError: `workdir` belongs to another spec, or a file in it cannot be written.
+        ModelError: The classifier or the source does not fit, or the loss is not finite; then the last good
+            checkpoint stays.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    _claim(workdir / "spec.txt", spec)
-    torch.manual_seed(spec.seed)
-    filters = _filters(spec, images, workdir, progress) if spec.rbf else None
     blueprint = Blueprint(
         classifier=spec.schedule.classifier,
         dataset=spec.dataset,
@@ -79,6 +115,12 @@ def train(
         rbf=spec.rbf,
         recipe=dataclasses.asdict(spec),
     )
+    _check_source(spec, source)
+    _check_classifier(build(blueprint, None), spec.schedule.classifier, images)
+    workdir.mkdir(parents=True, exist_ok=True)
+    _claim(workdir / "spec.txt", spec)
+    torch.manual_seed(spec.seed)
+    filters = _filters(spec, images, workdir, source, progress) if spec.rbf else None
     model = build(blueprint, filters).to(device).to(memory_format=torch.channels_last)
     classifier, pixels, held_out = model, _stored(images), _stored(validation)
     if isinstance(model, RBFCNN):
@@ -86,18 +128,52 @@ def train(
         pixels = _reconstructions(model, images, workdir / "train.npy", device, progress)
         held_out = _reconstructions(model, validation, workdir / "validation.npy", device, progress)
     run = _Run(spec, classifier, len(pixels), workdir / "checkpoint.pt", device)
+    front = model.front_static if isinstance(model, RBFCNN) else None
+    copies = NoisyCopies(spec.noise, images, front, spec.seed) if spec.noise else None
     while run.epoch < spec.schedule.epochs:
-        run.one_epoch(pixels, images.labels, progress)
+        if copies and copies.due(run.epoch):
+            maker = model if source is None or copies.noise.made_at else source
+            copies.stored = adversarial_noise(
+                _static(maker.eval().to(device)),
+                images,
+                copies.noise,
+                workdir / "noise.npy",
+                seed=spec.seed,
+                device=device,
+                progress=lambda done, total: progress("adversarial noise", done, total, ""),
+            )
+            model.train()  # the sharpness of training
+        run.one_epoch(pixels, images.labels, copies, progress)
         run.history[-1]["validation_accuracy"] = _accuracy(classifier, held_out, validation.labels, device)
         run.save()
         progress("epochs", run.epoch, spec.schedule.epochs, _remark(run.history[-1]))
     return Trained(model.eval(), blueprint, run.history, run.wall_s)
 
 
+def _check_source(spec: TrainSpec, source: nn.Module | None) -> None:
+    if (None if source is None else model_digest(source)) != spec.source:
+        raise ModelError("the source cannot be used", "it is not the one that the settings name", "give that one")
+    if spec.noise and spec.noise.made_at is None and source is None:
+        raise ModelError("there is no adversarial noise", "no trained model is there to make it", "give a source")
+
+
+def _check_classifier(classifier: nn.Module, name: str, images: Images) -> None:
+    """Refuse a net for images of another shape, which torch would do in many lines after the filters are fitted."""
+    try:
+        with torch.inference_mode():
+            classifier.eval()(images.batch(0, 1)[0])
+    except RuntimeError as error:
+        raise ModelError(
+            f"classifier {name} cannot be trained on these images",
+            f"it does not take images of shape {images.shape}",
+            "choose another one",
+        ) from error
+
+
 def _claim(path: Path, spec: TrainSpec) -> None:
     """Refuse a folder of another training, before its filters, reconstructions or weights are taken for this one's."""
     if not path.is_file():
-        with _replacing(path) as part:
+        with replacing(path) as part:
             part.write_text(repr(spec))
     if path.read_text() != repr(spec):
         raise LoadError(
@@ -108,21 +184,31 @@ def _claim(path: Path, spec: TrainSpec) -> None:
 
 
 def _remark(epoch: dict[str, float]) -> str:
-    return f"loss {epoch['loss']:.3f}, train {epoch['train_accuracy']:.1%}, held out {epoch['validation_accuracy']:.1%}"
+    copies = f", copies {epoch['copies_accuracy']:.1%}" if "copies_accuracy" in epoch else ""
+    held_out = f"held out {epoch['validation_accuracy']:.1%}"
+    return f"loss {epoch['loss']:.3f}, train {epoch['train_accuracy']:.1%}{copies}, {held_out}"
 
 
 def _stored(images: Images) -> np.ndarray:
     """Pixels (N, H, W, C) as float16 in [0,1]: half the memory of float32, exact enough for 8-bit images."""
-    scale = 255 if images.pixels.dtype == np.uint8 else 1
-    return np.divide(images.pixels, scale, dtype=np.float32).astype(np.float16)
+    return unit_pixels(images.pixels).astype(np.float16)
 
 
-def _filters(spec: TrainSpec, images: Images, workdir: Path, progress: Progress) -> tuple[Tensor, Tensor]:
+def _filters(
+    spec: TrainSpec, images: Images, workdir: Path, source: nn.Module | None, progress: Progress
+) -> tuple[Tensor, Tensor]:
+    """Those of the source, so that its noise meets the same front; else fitted to the images."""
+    if isinstance(source, RBFCNN):
+        return source.reconstruction.means.cpu().double(), source.reconstruction.variances.cpu().double()
     path = workdir / "filters.npz"
     if path.is_file():
         with np.load(path, allow_pickle=False) as file:
             return torch.from_numpy(file["means"]), torch.from_numpy(file["variances"])
-    config = EM_PRESETS.get(spec.dataset, EMConfig(wish=10))
+    if spec.em is None:
+        raise ModelError(
+            "there are no RBF filters", "the training says neither how to fit nor whose to take", "give em or a source"
+        )
+    config = spec.em
     means, variances = fit_filters(
         lambda start, stop: images.batch(start, stop)[0],
         len(images),
@@ -130,7 +216,7 @@ def _filters(spec: TrainSpec, images: Images, workdir: Path, progress: Progress)
         seed=spec.seed,
         progress=lambda update, k: progress("filters", update, config.updates, f"{k} filters"),
     )
-    with _replacing(path) as part, part.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         np.savez(file, means=means.numpy(), variances=variances.numpy())
     return means, variances
 
@@ -149,27 +235,15 @@ def _reconstructions(model: RBFCNN, images: Images, path: Path, device: torch.de
                 x, _ = images.batch(start, start + 100)
                 out[start : start + 100] = model.front_static(x.to(device)).permute(0, 2, 3, 1).cpu().numpy()
                 progress("reconstructions", min(start + 100, len(images)), len(images), "")
-        with _replacing(path) as part, part.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             np.save(file, out)
     loaded: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     return loaded
 
 
-class _replacing:
-    """A temporary path beside `path` that takes its place when the block ends well."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.part = path.with_name(f"{path.name}.{os.getpid()}.part")
-
-    def __enter__(self) -> Path:
-        return self.part
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.part.replace(self.path)
-        else:
-            self.part.unlink(missing_ok=True)
+def _static(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The model without its noise."""
+    return (lambda x: model.classify(model.front_static(x))) if isinstance(model, RBFCNN) else model
 
 
 def _checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
@@ -186,7 +260,7 @@ class _Run:
     def __init__(self, spec: TrainSpec, model: nn.Module, n: int, path: Path, device: torch.device) -> None:
         self.spec, self.model, self.path, self.device = spec, model, path, device
         self.steps = -(-n // spec.schedule.batch)
-        self.optimizer, self.scheduler = _optimizer(spec.schedule, model, self.steps)
+        self.optimizer, self.scheduler = optimizer_of(spec.schedule, model, self.steps)
         self.epoch, self.wall_s = 0, 0.0
         self.history: list[dict[str, float]] = []
         if path.is_file():
@@ -215,20 +289,27 @@ class _Run:
         self.epoch, self.wall_s, self.history = state["epoch"], state["wall_s"], state["history"]
 
     def save(self) -> None:
-        with _replacing(self.path) as part:
-            torch.save(self._state(), part)
+        """Write the checkpoint; through memory, because torch hides what the disk said."""
+        state = io.BytesIO()
+        torch.save(self._state(), state)
+        with replacing(self.path) as part:
+            part.write_bytes(state.getbuffer())
 
-    def one_epoch(self, pixels: np.ndarray, labels: np.ndarray, progress: Progress) -> None:
+    def one_epoch(self, pixels: np.ndarray, labels: np.ndarray, copies: NoisyCopies | None, progress: Progress) -> None:
         """One pass in an order that depends on the seed and the epoch only, so that a resumed run repeats it."""
         began = time.monotonic()
+        schedule = self.spec.schedule
         generator = np.random.default_rng((self.spec.seed, self.epoch))
         torch.manual_seed(self.spec.seed * 1_000_003 + self.epoch)  # dropout
         self.model.train()
-        loss_sum, correct, seen = 0.0, 0, 0
-        for step, index in enumerate(_batches(len(labels), self.spec.schedule.batch, generator)):
-            x = augment(pixels[index], self.spec.schedule, generator)
-            inputs = torch.from_numpy(x).permute(0, 3, 1, 2).to(self.device, torch.float32)
-            y = torch.from_numpy(labels[index]).to(self.device)
+        loss_sum, right, seen = 0.0, np.zeros(2, np.int64), np.zeros(2, np.int64)  # of clean images, of copies
+        for step, index in enumerate(_batches(len(labels), schedule.batch, generator)):
+            x, targets = torch.from_numpy(pixels[index]).to(self.device), labels[index]
+            if copies:
+                noisy, more = copies.of(index, generator, self.device)
+                x, targets = torch.cat([x.float(), noisy]), np.concatenate([targets, more])
+            inputs = augment(x, schedule, generator).permute(0, 3, 1, 2)
+            y = torch.from_numpy(targets).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
                 logits = self.model(inputs.contiguous(memory_format=torch.channels_last)).float()
             loss = F.cross_entropy(logits, smoothed(y, logits.shape[1], self.spec.recipe.smoothing))
@@ -239,16 +320,20 @@ class _Run:
             self.optimizer.step()
             self.scheduler.step()
             loss_sum += loss.item() * len(y)
-            correct += int((logits.argmax(1) == y).sum())
-            seen += len(y)
-            epochs, done = self.spec.schedule.epochs, self.epoch * self.steps + step + 1
-            progress(f"epoch {self.epoch + 1}/{epochs}", done, epochs * self.steps, "")
+            hits = (logits.argmax(1) == y).cpu().numpy()
+            right += hits[: len(index)].sum(), hits[len(index) :].sum()
+            seen += len(index), len(y) - len(index)
+            done = self.epoch * self.steps + step + 1
+            progress(f"epoch {self.epoch + 1}/{schedule.epochs}", done, schedule.epochs * self.steps, "")
         # The last step has no later loss to show that it went wrong.
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
             self._stop()
         self.epoch += 1
         self.wall_s += time.monotonic() - began
-        self.history.append({"epoch": self.epoch, "loss": loss_sum / seen, "train_accuracy": correct / seen})
+        entry = {"epoch": self.epoch, "loss": loss_sum / int(seen.sum()), "train_accuracy": right[0] / int(seen[0])}
+        if copies:
+            entry["copies_accuracy"] = right[1] / int(seen[1])
+        self.history.append({name: float(value) for name, value in entry.items()} | {"epoch": self.epoch})
 
 
 def smoothed(y: Tensor, n_classes: int, smoothing: float) -> Tensor:
@@ -257,60 +342,10 @@ def smoothed(y: Tensor, n_classes: int, smoothing: float) -> Tensor:
     return one_hot * (1 - smoothing) + (1 - one_hot) * smoothing / (n_classes - 1)
 
 
-def augment(x: np.ndarray, schedule: Schedule, generator: np.random.Generator) -> np.ndarray:
-    """Randomly flipped, shifted and shaded copies of images (N, H, W, C)."""
-    if schedule.flip:
-        flips = generator.random(len(x)) < 0.5
-        x = np.where(flips[:, None, None, None], x[:, :, ::-1], x)
-    if schedule.shift:
-        s, (h, w) = schedule.shift, x.shape[1:3]
-        padded = np.pad(x, ((0, 0), (s, s), (s, s), (0, 0)), mode="reflect")
-        top, left = generator.integers(0, 2 * s + 1, (2, len(x)))
-        x = np.stack([image[i : i + h, j : j + w] for image, i, j in zip(padded, top, left, strict=True)])
-    return _shaded(x, schedule, generator) if schedule.contrast or schedule.colour or schedule.shading else x
-
-
-def _shaded(x: np.ndarray, schedule: Schedule, generator: np.random.Generator) -> np.ndarray:
-    """Other light on images (N, H, W, C): contrast, colour and smooth shading; values may leave [0,1]."""
-    n, h, w, c = x.shape
-    contrast = 1 + schedule.contrast * generator.uniform(-1, 1, (n, 1, 1, 1)).astype(np.float32)
-    colour = schedule.colour * generator.standard_normal((n, 1, 1, c), np.float32)
-    strength = schedule.shading * generator.random((n, 1, 1, 1), np.float32)
-    size = schedule.shading_grid
-    grid = strength * generator.standard_normal((n, size, size, c), np.float32)
-    shading = np.einsum("hi,nijc,wj->nhwc", _interpolation(h, size), grid, _interpolation(w, size), optimize=True)
-    lit: np.ndarray = (x.astype(np.float32) - 0.5) * contrast + 0.5 + colour + shading
-    return lit
-
-
-def _interpolation(pixels: int, grid: int) -> np.ndarray:
-    """(pixels, grid) weights of linear interpolation from grid points to pixels."""
-    at = np.linspace(0, grid - 1, pixels)
-    weights: np.ndarray = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(grid))).astype(np.float32)
-    return weights
-
-
 def _batches(n: int, size: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
     order = generator.permutation(n)
     for start in range(0, n, size):
         yield np.sort(order[start : start + size])  # sorted: the cached reconstructions are read from disk in order
-
-
-def _optimizer(
-    schedule: Schedule, model: nn.Module, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    total = schedule.epochs * steps
-    optimizer: torch.optim.Optimizer
-    if schedule.optimizer == "adam":
-        optimizer = torch.optim.Adam(model.parameters(), lr=schedule.lr, eps=1e-7)
-        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=schedule.lr, momentum=0.9, nesterov=True, weight_decay=schedule.weight_decay
-    )
-    peak = 0.2 * total
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / peak, max(0.0, (total - step) / (total - peak)))
-    )
 
 
 @torch.inference_mode()

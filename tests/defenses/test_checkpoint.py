@@ -20,7 +20,8 @@ from rbfbench.defenses.rbf import PRESETS, RBFConfig
 from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.errors import LoadError
 
-SHAPES = {"mnist-cnn": (1, 28, 28), "small": (3, 32, 32), "digits-cnn": (1, 8, 8)}
+SHAPES = {"mnist-cnn": (1, 28, 28), "small": (3, 32, 32), "vgg16": (3, 32, 32), "digits-cnn": (1, 8, 8)}
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 def blueprint(classifier: str = "digits-cnn", rbf: RBFConfig | None = None, n_classes: int = 10) -> Blueprint:
@@ -33,7 +34,7 @@ def model_of(plan: Blueprint) -> nn.Module:
     channels = SHAPES[plan.classifier][0]
     model = build(plan, (torch.rand(6, channels, 3, 3), torch.rand(6) * 1e-9) if plan.rbf else None)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+        if isinstance(module, BatchNorm) and module.running_mean is not None and module.running_var is not None:
             module.running_mean.normal_(0, 1e-6)  # half precision would make these 0 or coarse
             module.running_var.uniform_(1e-8, 1e-6)
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -42,7 +43,7 @@ def model_of(plan: Blueprint) -> nn.Module:
 
 def full_precision(name: str, model: nn.Module) -> bool:
     owner = model.get_submodule(name.rpartition(".")[0])
-    return isinstance(owner, nn.BatchNorm2d) or name.startswith("reconstruction.")
+    return isinstance(owner, BatchNorm) or name.startswith("reconstruction.")
 
 
 @pytest.mark.parametrize("rbf", [None, *PRESETS])

@@ -240,6 +240,16 @@ def test_a_single_patch_is_not_enough() -> None:
         fit_filters(lambda a, b: torch.rand(b - a, 1, 3, 3), 1, EMConfig(wish=3, updates=3, patch_fraction=1.0))
 
 
+def test_more_filters_than_allowed_end_the_fit_with_the_way_out() -> None:
+    images = patchwork(CORNERS, 1200, 0.03)
+    config = EMConfig(wish=6, updates=120, freeze_after=100, images_per_update=600, patch_fraction=1.0, most=3)
+    with pytest.raises(
+        ModelError, match=r"^EM found too many filters: 4 after update \d+, .* 3; wish for fewer"
+    ) as caught:
+        fit_filters(lambda a, b: images[a:b], 1200, config)
+    assert caught.value.exit_code == 3
+
+
 def test_mnist_grows_towards_the_authors_count() -> None:
     """The full fit finds 18-30 filters (authors: 24); 200 images an update give 22-26 in 160 updates (seeds 0-3)."""
     images = load_data("mnist")

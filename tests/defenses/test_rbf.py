@@ -424,6 +424,8 @@ ERRORS: dict[str, tuple[Callable[[], object], type[RbfbenchError], str]] = {
     "beta2 negative": (lambda: RBFConfig(beta2=-0.5), UsageError, "beta2 = -0.5"),
     "beta2 infinite": (lambda: RBFConfig(beta2=math.inf), UsageError, "beta2 = inf"),
     "floor negative": (lambda: RBFConfig(var_floor=-1.0), UsageError, "var_floor = -1.0"),
+    "beta1 overflows": (lambda: RBFConfig(beta1=1e7), UsageError, "above 1.44e+06"),
+    "beta1_train overflows": (lambda: RBFConfig(beta1_train=1e300, base=math.e), UsageError, "above 1e+06"),
     "base 1": (lambda: RBFConfig(base=1.0), UsageError, "base = 1.0"),
     "base 0": (lambda: RBFConfig(base=0.0), UsageError, "base = 0.0"),
     "scale": (lambda: RBFConfig(noise_scale="sigmas"), UsageError, "did you mean 'sigma'"),  # type: ignore[arg-type]
@@ -439,6 +441,16 @@ def test_bad_states_are_refused_in_one_line(name: str) -> None:
         call()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_sharpest_weights_are_still_numbers() -> None:
+    x, means, variances = (t.float() for t in example())
+    layer = RBFReconstruction(means, variances, RBFConfig(beta1=1.44e6, clip=False)).eval()
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(layer.static(leaf).sum(), leaf)
+    assert gradient.isfinite().all()
+    weights = layer.weights(layer.patches(x))
+    assert float(weights.max(dim=-1).values.min()) > 0.999  # a hard choice: no two gates here lie within 1e-5
 
 
 NUMBERS = st.floats(0, 1, width=32)
@@ -468,3 +480,40 @@ def test_a_perturbation_moves_a_score_within_claim_1(
     assert -9 * largest**2 / (2 * variance) - slope - rounding <= after - before <= slope + rounding
     exact = -float(step.square().sum()) / (2 * variance) - float((step * (z - mu)).sum()) / variance
     assert after - before == pytest.approx(exact, abs=rounding)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    patch=st.lists(NUMBERS, min_size=9, max_size=9),
+    mean=st.lists(NUMBERS, min_size=9, max_size=9),
+    delta=st.lists(st.floats(-1, 1, width=32), min_size=9, max_size=9),
+    size=st.floats(1e-3, 0.3),
+    variance=st.floats(1e-3, 1.0),
+)
+def test_a_far_filter_scores_a_perturbed_patch_at_most_as_claim_1_says(
+    patch: list[float], mean: list[float], delta: list[float], size: float, variance: float
+) -> None:
+    """Eq. 9, with the constant of Eq. 2; its bound is met when the perturbation is small and points to the mean."""
+    z, mu, step = (torch.tensor(values, dtype=torch.float64) for values in (patch, mean, delta))
+    layer = RBFReconstruction(
+        mu.view(1, 1, 3, 3), torch.tensor([variance], dtype=torch.float64), RBFConfig(var_floor=0.0, log2pi=True)
+    )
+
+    def score(p: Tensor) -> float:
+        return float(layer.scores(layer.patches(p.view(1, 1, 3, 3))))
+
+    def bound(largest: float) -> float:
+        distance = float((z - mu).norm())
+        peak = -math.log(math.sqrt(2 * math.pi * variance))
+        return peak - (distance - 2 * largest * 3) * distance / (2 * variance)  # sqrt(n_z) = 3
+
+    rounding = 1e-13 / variance  # 12 roundings of terms up to 9, divided by 2V
+    step *= size
+    assert score(z + step) <= bound(float(step.abs().max())) + rounding
+    # A step straight at a mean that is equally far in every pixel leaves only the square of the step in between.
+    towards = torch.full((9,), 1e-6, dtype=torch.float64)
+    even = mu - 0.5
+    distance = float((even - mu).norm())
+    peak = -math.log(math.sqrt(2 * math.pi * variance))
+    tight = peak - (distance - 6e-6) * distance / (2 * variance)
+    assert score(even + towards) == pytest.approx(tight - 9e-12 / (2 * variance), abs=10 * rounding)

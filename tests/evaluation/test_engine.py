@@ -293,6 +293,17 @@ def test_target_describes_probabilities_and_noise():
     assert isinstance(inspect(Brightness(), "l", data, CPU), Target)
 
 
+@pytest.mark.parametrize(("smallest", "floor", "told"), [(1e-20, 0.0, True), (1e-20, 1e-3, False), (1e-3, 0.0, False)])
+def test_a_filter_without_variance_is_told(smallest, floor, told):
+    model = noisy_rbfcnn()
+    model.reconstruction.variances[0] = smallest
+    model.config = dataclasses.replace(model.config, var_floor=floor)
+    outcome = run(model, [row("fgsm", "eot")])
+    assert ("degenerate-filters" in fired(outcome)) is told
+    (check,) = [check for check in outcome.run.checks if check.code == "degenerate-filters"]
+    assert check.detail.startswith("1 RBF filter has" if told else "0 RBF filters have")
+
+
 def test_noise_fixed_in_the_model_is_one_ensemble_whatever_the_batch_size():
     model = noisy_rbfcnn()
     model.config = dataclasses.replace(model.config, noise_scope="model", m=6)

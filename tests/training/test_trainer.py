@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import errno
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -14,20 +17,18 @@ from torch import Tensor, nn
 
 from rbfbench.data import Images, load_training
 from rbfbench.defenses.classifiers import CLASSIFIERS, DigitsCNN
-from rbfbench.defenses.em import EM_PRESETS, EMConfig
-from rbfbench.defenses.rbf import PRESETS
+from rbfbench.defenses.em import EMConfig, fit_filters
+from rbfbench.defenses.rbf import PRESETS, RBFReconstruction
 from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.errors import LoadError, ModelError
-from rbfbench.training import trainer
-from rbfbench.training.recipes import RECIPES, SCHEDULES
-from rbfbench.training.trainer import Progress, Trained, TrainSpec, augment, smoothed, train
+from rbfbench.training import copies, trainer
+from rbfbench.training.augment import augment
+from rbfbench.training.recipes import NOISES, RECIPES, SCHEDULES
+from rbfbench.training.trainer import Progress, Trained, TrainSpec, model_digest, smoothed, train
 
-
-@pytest.fixture(autouse=True)
-def short_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """EM of 40 updates: the trainer needs some filters here, not good ones."""
-    config = EMConfig(wish=10, updates=40, images_per_update=100, patch_fraction=0.2)
-    monkeypatch.setitem(EM_PRESETS, "digits", config)
+SCHEDULE = SCHEDULES["default", "digits", False]
+NOISE = dataclasses.replace(NOISES["default", "digits"], adversarial_steps=2)
+EM = EMConfig(wish=10, updates=40, images_per_update=100, patch_fraction=0.2)  # some filters, not good ones
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +43,35 @@ def digits() -> tuple[Images, Images]:
     return images.head(300), validation.head(60)
 
 
-def spec_of(recipe: str = "rcnn", **schedule: Any) -> TrainSpec:
+@cache
+def _sources() -> dict[str, nn.Module]:
+    """Small models to make the noise of other recipes; theirs are other filters than those of EM here."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        plain, behind = DigitsCNN(), DigitsCNN()
+    other = dataclasses.replace(EM, updates=45)
+    means, variances = fit_filters(lambda start, stop: digits()[0].batch(start, stop)[0], 300, other, seed=9)
+    front = RBFReconstruction(means.float(), variances.float(), PRESETS["default"])
+    return {"cnn-ls": plain.eval(), "rcnn": RBFCNN(front, behind).eval()}
+
+
+def source_of(recipe: str) -> nn.Module | None:
+    name = RECIPES[recipe].source
+    return copy.deepcopy(_sources()[name]) if name else None
+
+
+def spec_of(recipe: str = "rcnn", noise: dict[str, Any] | None = None, **schedule: Any) -> TrainSpec:
+    row, source = RECIPES[recipe], source_of(recipe)
     return TrainSpec(
         name=recipe,
         dataset="digits",
-        recipe=RECIPES[recipe],
-        schedule=dataclasses.replace(SCHEDULES["digits"], **{"epochs": 2, "shift": 1, "flip": True} | schedule),
-        rbf=PRESETS["default"] if RECIPES[recipe].rbf else None,
+        preset="default",
+        recipe=row,
+        schedule=dataclasses.replace(SCHEDULE, **{"epochs": 2, "shift": 1, "flip": True} | schedule),
+        noise=dataclasses.replace(NOISE, **noise or {}) if row.source else None,
+        rbf=PRESETS["default"] if row.rbf else None,
+        em=EM if row.rbf and not row.source else None,
+        source=model_digest(source) if source else None,
         seed=0,
         precision="float32",
         data_digest=digits()[0].digest,
@@ -60,7 +83,14 @@ def quiet(stage: str, done: int, total: int, remark: str) -> None:
 
 
 def fit(spec: TrainSpec, workdir: Path, device: torch.device | str = "cpu", progress: Progress = quiet) -> Trained:
-    return train(spec, *digits(), workdir, device=torch.device(device), progress=progress)
+    source = source_of(spec.name) if spec.source else None
+    return train(spec, *digits(), workdir, source=source, device=torch.device(device), progress=progress)
+
+
+@cache
+def undisturbed(spec: TrainSpec) -> Trained:
+    with tempfile.TemporaryDirectory() as folder:
+        return fit(spec, Path(folder))
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
@@ -116,14 +146,62 @@ def test_a_killed_training_resumes_to_the_very_same_weights(
     stage: str, done: int, optimizer: Literal["adam", "sgd"], tmp_path: Path
 ) -> None:
     spec = spec_of(optimizer=optimizer, epochs=3, lr=3e-3 if optimizer == "adam" else 0.05)
-    whole = fit(spec, tmp_path / "whole")
+    killed_and_resumed(spec, tmp_path, stage, done)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "made_at", "stage", "done"),
+    [
+        ("rcnn+", None, "reconstructions", 200),
+        ("rcnn+", None, "adversarial noise", 200),
+        ("rcnn+", None, "adversarial noise", 300),
+        ("rcnn+", None, "epoch 2/3", 7),
+        ("rcnn+", 1, "epoch 1/3", 3),
+        ("rcnn+", 1, "epochs", 1),
+        ("rcnn+", 1, "adversarial noise", 200),
+        ("rcnn+", 1, "epoch 2/3", 7),
+        ("rcnn+", 2, "epochs", 2),
+        ("cnn-ls-noise", None, "adversarial noise", 100),
+        ("cnn-ls-noise", 1, "adversarial noise", 100),
+        ("cnn-ls-noise", 1, "epoch 3/3", 12),
+    ],
+)
+def test_a_killed_training_on_noisy_copies_resumes_to_the_very_same_weights(
+    recipe: str, made_at: int | None, stage: str, done: int, tmp_path: Path
+) -> None:
+    killed_and_resumed(spec_of(recipe, {"made_at": made_at}, epochs=3), tmp_path, stage, done)
+
+
+def killed_and_resumed(spec: TrainSpec, folder: Path, stage: str, done: int) -> None:
+    whole = undisturbed(spec)
     with pytest.raises(Killed):
-        fit(spec, tmp_path / "cut", progress=killed_after(stage, done))
+        fit(spec, folder, progress=killed_after(stage, done))
     torch.manual_seed(77)
-    resumed = fit(spec, tmp_path / "cut")
+    resumed = fit(spec, folder)
     assert_same(whole, resumed, torch.device("cpu"))
     assert [epoch["epoch"] for epoch in resumed.history] == [1, 2, 3]
-    assert not list((tmp_path / "cut").glob("*.part"))
+    assert not list(folder.glob("*.part"))
+
+
+def test_no_image_is_attacked_again_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attacked: list[int] = []
+    pgd = copies.pgd
+
+    def counted(oracle: Any, x: Tensor, *rest: Any, **options: Any) -> Tensor:
+        attacked.append(len(x))
+        return pgd(oracle, x, *rest, **options)
+
+    monkeypatch.setattr(copies, "pgd", counted)
+    with pytest.raises(Killed):
+        fit(spec_of("rcnn+"), tmp_path, progress=killed_after("adversarial noise", 200))
+    assert sum(attacked) == 200
+    attacked.clear()
+    fit(spec_of("rcnn+"), tmp_path)
+    assert sum(attacked) == 100
+    attacked.clear()
+    (tmp_path / "checkpoint.pt").unlink()
+    fit(spec_of("rcnn+"), tmp_path)
+    assert not attacked
 
 
 def test_resuming_repeats_no_finished_epoch(tmp_path: Path) -> None:
@@ -146,8 +224,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "data": {"data_digest": "0" * 64},
     "constants": {"rbf": dataclasses.replace(PRESETS["default"], beta1_train=30.0)},
     "recipe": {"recipe": dataclasses.replace(RECIPES["rcnn"], smoothing=0.2)},
-    "schedule": {"schedule": dataclasses.replace(SCHEDULES["digits"], epochs=5)},
+    "schedule": {"schedule": dataclasses.replace(SCHEDULE, epochs=5)},
     "precision": {"precision": "bfloat16"},
+    "filters": {"em": dataclasses.replace(EM, wish=11)},
+    "preset": {"preset": "paper"},
 }
 
 
@@ -166,6 +246,28 @@ def test_a_folder_of_another_training_is_refused_untouched(change: str, stage: s
     assert "\n" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     fit(spec, tmp_path)  # and its own settings still resume it
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"noise": dataclasses.replace(NOISE, adversarial_eps=0.1)},
+        {"noise": dataclasses.replace(NOISE, pairing="matched")},
+        {"noise": dataclasses.replace(NOISE, gaussian_std=0.1)},
+        {"name": "rcnn+", "recipe": RECIPES["rcnn+"], "source": spec_of("rcnn+").source},
+    ],
+    ids=["radius", "pairing", "gaussian", "source"],
+)
+def test_noise_of_another_training_is_not_taken_over(change: dict[str, Any], tmp_path: Path) -> None:
+    spec = spec_of("cnn-ls-noise")
+    with pytest.raises(Killed):
+        fit(spec, tmp_path, progress=killed_after("epoch 1/2", 1))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "noise.npy" in before
+    with pytest.raises(LoadError, match="it holds a training with other settings"):
+        fit(dataclasses.replace(spec, **change), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert_same(undisturbed(spec), fit(spec, tmp_path), torch.device("cpu"))
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
@@ -276,51 +378,7 @@ def test_recipes_are_trained_on_their_own_targets(tmp_path: Path, monkeypatch: p
 
         monkeypatch.setattr(trainer, "smoothed", targets)
         fit(spec_of(recipe, epochs=1), tmp_path / recipe)
-    assert seen == {"cnn": {0.0}, "cnn-ls": {0.1}, "rcnn": {0.1}}
-
-
-def ramp(n: int = 400) -> np.ndarray:
-    """Images (n, 5, 6, 2) in which every pixel has its own value."""
-    return np.arange(n * 60, dtype=np.float32).reshape(n, 5, 6, 2)
-
-
-def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
-    """The image seen through a window moved by this much, reflected at the border, pixel by pixel."""
-
-    def inside(i: int, size: int) -> int:
-        i = abs(i)
-        return 2 * (size - 1) - i if i >= size else i
-
-    rows = [inside(i + down, 5) for i in range(5)]
-    columns = [inside(j + right, 6) for j in range(6)]
-    return image[rows][:, columns]
-
-
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("shift", [0, 2])
-def test_augmentation_only_flips_and_shifts(shift: int, flip: bool) -> None:
-    schedule = dataclasses.replace(SCHEDULES["digits"], shift=shift, flip=flip)
-    x = ramp()
-    out = augment(x, schedule, np.random.default_rng(0))
-    assert out.shape == x.shape
-    assert out.dtype == x.dtype
-    moves = [(f, d, r) for f in {False, flip} for d in range(-shift, shift + 1) for r in range(-shift, shift + 1)]
-    seen = {move: 0 for move in moves}
-    for before, after in zip(x, out, strict=True):
-        fits = [
-            (f, d, r) for f, d, r in moves if np.array_equal(shifted(before[:, ::-1] if f else before, d, r), after)
-        ]
-        assert len(fits) == 1
-        seen[fits[0]] += 1
-    assert min(seen.values()) > 0  # every move happens: 400 images, at most 50 equally likely moves
-    assert np.array_equal(x, ramp())  # in a copy: the cached images stay
-
-
-def test_augmentation_follows_its_generator() -> None:
-    schedule = SCHEDULES["cifar10"]
-    first, again, other = (augment(ramp(), schedule, np.random.default_rng(seed)) for seed in (0, 0, 1))
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
+    assert seen == {"cnn": {0.0}} | {name: {0.1} for name in ("cnn-ls", "cnn-ls-noise", "rcnn", "rcnn+")}
 
 
 def test_every_image_is_used_once_an_epoch_in_an_order_of_its_own() -> None:
@@ -331,26 +389,287 @@ def test_every_image_is_used_once_an_epoch_in_an_order_of_its_own() -> None:
     assert not np.array_equal(first, second)
 
 
-def test_shading_keeps_the_picture_and_follows_its_strength() -> None:
-    x = np.random.default_rng(0).random((200, 16, 16, 3)).astype(np.float16)
-    plain = dataclasses.replace(SCHEDULES["digits"], shift=0, flip=False)
-    offsets = augment(x, dataclasses.replace(plain, colour=0.1), np.random.default_rng(1)) - x.astype(np.float32)
-    # One offset a channel, the same for all pixels up to rounding; 600 of them have the asked spread within 5 s.e.
-    assert np.ptp(offsets, axis=(1, 2)).max() < 1e-5
-    assert abs(offsets[:, 0, 0].std() - 0.1) < 5 * 0.1 / np.sqrt(2 * 600)
-    contrast = augment(x, dataclasses.replace(plain, contrast=0.3), np.random.default_rng(1)) - 0.5
-    factor = (contrast * (x - 0.5)).sum((1, 2, 3)) / ((x - 0.5) ** 2).sum((1, 2, 3))
-    assert 0.7 <= factor.min() < 0.75
-    assert 1.25 < factor.max() <= 1.3 + 1e-3
-    shading = augment(x, dataclasses.replace(plain, shading=0.2), np.random.default_rng(1)) - x.astype(np.float32)
-    # Smooth: neighbours differ by less than a step of the grid can, and the mean square is s^2 E[u^2] at a grid point.
-    assert np.abs(np.diff(shading, axis=1)).max() < np.ptp(shading) / 2
-    assert abs(np.mean(shading[:, 0, 0] ** 2) - 0.2**2 / 3) < 0.2**2 / 3 * 0.5
-
-
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     fit(spec_of(), tmp_path)
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(LoadError, match=r"checkpoint\.pt"):
         fit(spec_of(), tmp_path)
+
+
+# Noisy copies ---------------------------------------------------------------------------------------------------------
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """What goes into augmentation at each step: clean images, then Gaussian, then adversarial copies (n, H, W, C)."""
+    seen: list[Tensor] = []
+
+    def recorded(x: Tensor, *rest: Any) -> Tensor:
+        seen.append(x.detach().float().cpu().clone())
+        return augment(x, *rest)
+
+    monkeypatch.setattr(trainer, "augment", recorded)
+    return seen
+
+
+@pytest.mark.parametrize("made_at", [None, 1, 2])
+def test_copies_are_gaussian_only_until_the_adversarial_noise_is_made(
+    made_at: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = captured(monkeypatch)
+    fit(spec_of("rcnn+", {"made_at": made_at, "copies": 15}, epochs=3, batch=140), tmp_path)
+    clean = [140, 140, 20]  # 300 images; a last step that is small, but larger than the copies
+    expected = [n + 15 * (1 + (epoch >= (made_at or 0))) for epoch in range(3) for n in clean]
+    assert [len(x) for x in seen] == expected
+
+
+def test_a_small_last_step_is_copied_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = captured(monkeypatch)
+    fit(spec_of("cnn-ls-noise", {"copies": 40}, epochs=1, batch=145), tmp_path)
+    assert [len(x) for x in seen] == [145 + 80, 145 + 80, 10 + 20]
+
+
+def test_copies_that_are_no_noise_count_the_clean_images_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    """One step on three times the same images: loss and accuracies are those of the untrained net, in closed form."""
+    monkeypatch.setitem(CLASSIFIERS, "digits-cnn", DigitsCNN)  # without dropout
+    spec = spec_of(
+        "cnn-ls-noise",
+        {"copies": 300, "gaussian_std": 0.0, "adversarial_eps": 0.0},
+        **{"epochs": 1, "batch": 300, "shift": 0, "flip": False},
+    )
+    (epoch,) = fit(spec, tmp_path, device).history
+    torch.manual_seed(spec.seed)
+    x, y = digits()[0].batch(0, 300)
+    with torch.no_grad():
+        log_p = DigitsCNN().double()(x.double()).log_softmax(1)
+    at_true = log_p.gather(1, y[:, None])[:, 0]
+    loss = -(0.9 * at_true + (log_p.sum(1) - at_true) * 0.1 / 9).mean()
+    # clean images are stored as float16: 2^-12 off, times a slope of the loss of at most some units
+    assert epoch["loss"] == pytest.approx(float(loss), abs=2e-3)
+    right = float((log_p.argmax(1) == y).double().mean())
+    assert epoch["train_accuracy"] == pytest.approx(right, abs=2 / 300)  # an image on the fence may fall either way
+    assert epoch["copies_accuracy"] == pytest.approx(right, abs=2 / 300)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_history_tells_of_copies_where_there_are_some(recipe: str, tmp_path: Path) -> None:
+    remarks: list[str] = []
+    trained = fit(
+        spec_of(recipe), tmp_path, progress=lambda stage, *rest: stage == "epochs" and remarks.append(rest[2])
+    )
+    noisy = RECIPES[recipe].source is not None
+    fields = {"epoch", "loss", "train_accuracy", "validation_accuracy"} | ({"copies_accuracy"} if noisy else set())
+    assert [set(epoch) for epoch in trained.history] == [fields] * 2
+    assert ["copies" in remark for remark in remarks] == [noisy] * 2
+    if noisy:  # 5 steps of 15 and 15 copies
+        assert all(
+            (epoch["copies_accuracy"] * 150) == pytest.approx(round(epoch["copies_accuracy"] * 150))
+            for epoch in trained.history
+        )
+
+
+@pytest.mark.parametrize("made_at", [None, 1])
+def test_copies_meet_the_sharpness_of_training(
+    made_at: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    """Without Gaussian noise a Gaussian copy is its image, so its reconstruction must be the one that was cached."""
+    spec = spec_of("rcnn+", {"made_at": made_at, "gaussian_std": 0.0}, epochs=3)
+    spec = dataclasses.replace(spec, rbf=PRESETS["authors"])  # beta1 is 125 in training, 25 later
+    seen = captured(monkeypatch)
+    trained = fit(spec, tmp_path, device)
+    assert len(seen) == 15
+    for x in seen:
+        clean = 44 if len(x) in (44 + 15, 44 + 30) else 64
+        gaps = (x[clean : clean + 15, None] - x[None, :clean]).abs().flatten(2).amax(2).amin(1)
+        assert float(gaps.max()) <= 2.0**-12 + 1e-5  # float16 below 1, and float32 sums
+    assert isinstance(trained.model, RBFCNN)
+    model = trained.model.cpu()
+    x, _ = digits()[0].batch(0, 100)
+    with torch.no_grad():
+        sharp, soft = model.train().front_static(x), model.eval().front_static(x)
+    assert float((soft[:, None] - sharp[None]).abs().flatten(2).amax(2).amin(1).max()) > 0.01  # it would have shown
+
+
+def stored_noise(model: nn.Module, spec: TrainSpec, path: Path) -> np.ndarray:
+    """The noise that `model` makes, without any training around it."""
+    assert spec.noise
+    return copies.adversarial_noise(
+        trainer._static(model.eval()),
+        digits()[0],
+        spec.noise,
+        path,
+        seed=spec.seed,
+        device=torch.device("cpu"),
+        progress=lambda done, total: None,
+    )
+
+
+@pytest.mark.parametrize("recipe", ["rcnn+", "cnn-ls-noise"])
+def test_the_noise_is_the_source_s_whatever_mode_it_comes_in(recipe: str, tmp_path: Path) -> None:
+    spec, source = spec_of(recipe), source_of(recipe)
+    assert source
+    if isinstance(source, RBFCNN):
+        source.config = PRESETS["authors"]  # would show a source left in training mode
+    expected = stored_noise(source, spec, tmp_path / "expected.npy")
+    train(spec, *digits(), tmp_path / "run", source=source.train(), device=torch.device("cpu"), progress=quiet)
+    np.testing.assert_array_equal(np.load(tmp_path / "run" / "noise.npy"), expected)
+
+
+@pytest.mark.parametrize("recipe", ["rcnn+", "cnn-ls-noise"])
+def test_with_made_at_the_model_in_training_makes_the_noise_of_itself(recipe: str, tmp_path: Path) -> None:
+    spec = spec_of(recipe, {"made_at": 1})
+    with pytest.raises(Killed):
+        fit(spec, tmp_path, progress=killed_after("epochs", 1))
+    assert not list(tmp_path.glob("noise*"))
+    after_one = nn.Sequential(nn.Dropout(0.1), DigitsCNN())
+    after_one.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"])
+    model: nn.Module = after_one
+    source = source_of(recipe)
+    if isinstance(source, RBFCNN):
+        model = RBFCNN(source.reconstruction, after_one)
+    fit(spec, tmp_path)
+    # channels_last sums in another order: 1e-6, which may turn a step where a gradient is nearly zero
+    ours, theirs = np.load(tmp_path / "noise.npy"), stored_noise(model, spec, tmp_path / "expected.npy")
+    assert np.mean(np.abs(ours.astype(float) - theirs) < 1e-3) > 0.99
+    assert source
+    others = stored_noise(source, spec, tmp_path / "others.npy")
+    assert np.mean(np.abs(ours.astype(float) - others) < 1e-3) < 0.9
+
+
+def test_filters_come_from_the_source(tmp_path: Path, device: torch.device) -> None:
+    stages: set[str] = set()
+    trained = fit(spec_of("rcnn+"), tmp_path, device, lambda stage, *_: stages.add(stage))
+    source = source_of("rcnn+")
+    assert isinstance(source, RBFCNN)
+    assert isinstance(trained.model, RBFCNN)
+    assert torch.equal(trained.model.reconstruction.means.cpu(), source.reconstruction.means)
+    assert torch.equal(trained.model.reconstruction.variances.cpu(), source.reconstruction.variances)
+    assert "filters" not in stages
+    assert not (tmp_path / "filters.npz").exists()
+    assert {"reconstructions", "adversarial noise"} <= stages
+
+
+def test_a_model_in_training_may_stand_in_for_the_source(tmp_path: Path) -> None:
+    """With `made_at` the source brings nothing to a recipe without RBF layer."""
+    spec = dataclasses.replace(spec_of("cnn-ls-noise", {"made_at": 1}), source=None)
+    with_source = undisturbed(spec_of("cnn-ls-noise", {"made_at": 1}))
+    assert same(fit(spec, tmp_path).model, with_source.model)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "made_at", "missing"),
+    [("cnn-ls-noise", None, "adversarial noise"), ("rcnn+", None, "adversarial noise"), ("rcnn+", 1, "RBF filters")],
+)
+def test_what_only_a_source_can_bring_is_missed_without_one(
+    recipe: str, made_at: int | None, missing: str, tmp_path: Path
+) -> None:
+    """An untrained model would make noise, too."""
+    spec = dataclasses.replace(spec_of(recipe, {"made_at": made_at}), source=None)
+    with pytest.raises(ModelError, match=f"no {missing}") as caught:
+        fit(spec, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_source_that_is_not_the_one_of_the_settings_is_refused(tmp_path: Path) -> None:
+    for spec in (dataclasses.replace(spec_of("cnn-ls-noise"), source="0" * 64), spec_of("rcnn+")):
+        with pytest.raises(ModelError, match="the source cannot be used"):
+            train(
+                spec,
+                *digits(),
+                tmp_path,
+                source=source_of("cnn-ls-noise"),
+                device=torch.device("cpu"),
+                progress=quiet,
+            )
+    assert not list(tmp_path.iterdir())
+
+
+def test_model_digest_follows_every_value_and_name() -> None:
+    model = DigitsCNN()
+    first = model_digest(model)
+    assert first == model_digest(copy.deepcopy(model))
+    for name, tensor in model.state_dict().items():
+        before = tensor.clone()
+        tensor.view(-1)[-1] += 1
+        assert model_digest(model) != first, name
+        tensor.copy_(before)
+    assert model_digest(model) == first
+    assert model_digest(nn.ModuleDict({"inner": model})) != first
+
+
+# The disk -------------------------------------------------------------------------------------------------------------
+def full_disk(monkeypatch: pytest.MonkeyPatch, from_write: int) -> None:
+    """The disk is full from this checkpoint on, counted from 1; it takes the first bytes still."""
+    written = []
+
+    def write(path: Path, data: bytes) -> int:
+        written.append(path)
+        with path.open("wb") as file:
+            if len(written) < from_write:
+                return file.write(data)
+            file.write(data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+
+
+@pytest.mark.parametrize("recipe", ["cnn", "rcnn+"])
+def test_on_a_full_disk_the_last_checkpoint_stays_and_resumes(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, path = spec_of(recipe, epochs=3), tmp_path / "checkpoint.pt"
+    with monkeypatch.context() as patch:
+        full_disk(patch, from_write=3)
+        with pytest.raises(LoadError) as caught:
+            fit(spec, tmp_path)
+    todo = "the last one stays; make room and add --resume."
+    assert str(caught.value) == f"cannot write {path}: No space left on device; {todo}"
+    assert torch.load(path, weights_only=True)["epoch"] == 2
+    assert not list(tmp_path.glob("*.part"))
+    assert_same(undisturbed(spec), fit(spec, tmp_path), torch.device("cpu"))
+
+
+def test_on_a_full_disk_no_checkpoint_is_promised_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_disk(monkeypatch, from_write=1)
+    with pytest.raises(LoadError, match=r"checkpoint\.pt: No space left on device; make room and add --resume\.$"):
+        fit(spec_of("cnn"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.txt"]
+
+
+@pytest.mark.parametrize(
+    ("writer", "call", "name"),
+    [
+        ("savez", 1, "filters.npz"),
+        ("save", 1, "train-"),
+        ("save", 2, "validation-"),
+        ("save", 3, "noise.npy.part"),
+    ],
+)
+def test_every_large_file_is_whole_or_not_there(
+    writer: str, call: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = "rcnn" if writer == "savez" else "rcnn+"
+    calls, whole = [], getattr(np, writer)
+
+    def write(file: Any, *arrays: Any, **named: Any) -> None:
+        calls.append(file)
+        if len(calls) == call:
+            file.write(b"begun")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        whole(file, *arrays, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, writer, write)
+        with pytest.raises(LoadError, match=rf"cannot write \S*{name}\S*: No space left on device; make room"):
+            fit(spec_of(recipe), tmp_path)
+    assert not [path for path in tmp_path.iterdir() if name in path.name]
+    assert_same(undisturbed(spec_of(recipe)), fit(spec_of(recipe), tmp_path), torch.device("cpu"))
+
+
+def test_a_classifier_for_other_images_is_named_in_one_line(tmp_path: Path, device: torch.device) -> None:
+    with pytest.raises(ModelError, match="vgg16") as caught:
+        fit(spec_of("cnn", classifier="vgg16"), tmp_path, device)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.npy"))  # before anything long is computed

@@ -1,0 +1,29 @@
+"""Files of a training are whole or not there, whatever interrupts it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rbfbench.errors import LoadError
+
+
+class replacing:
+    """A temporary path beside `path` that takes its place when the block ends well; a full disk is one clear line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.part = path.with_name(f"{path.name}.{os.getpid()}.part")
+
+    def __enter__(self) -> Path:
+        return self.part
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is None:
+            self.part.replace(self.path)
+            return
+        self.part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            kept = "the last one stays; " if self.path.is_file() else ""
+            reason = error.strerror or str(error)
+            raise LoadError(f"cannot write {self.path}", reason, f"{kept}make room and add --resume") from error

@@ -1,0 +1,84 @@
+"""What Python users call: it gives what the command line gives, and leaves their model as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rbfbench
+from rbfbench.defenses.rbfcnn import RBFCNN
+from rbfbench.errors import DataError, UsageError
+
+
+def test_constants_of_a_shipped_model_are_in_force() -> None:
+    x, _ = rbfbench.load_data("digits").batch(0, 4)
+    model = rbfbench.load_model("rcnn", "digits", beta2=0.0, m=3, noise_scope="patch", clip=False)
+    assert isinstance(model, RBFCNN)
+    assert (model.config.m, model.config.noise_scope, model.config.clip) == (3, "patch", False)
+    assert torch.equal(model(x), model(x))  # no noise at beta2 0
+    own = rbfbench.load_model("rcnn", "digits")
+    assert not torch.equal(own(x), own(x))
+
+
+BAD: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "unknown model": ("rcn", "digits", {}, "did you mean 'rcnn'"),
+    "unknown constant": ("rcnn", "digits", {"beta3": 1.0}, "did you mean 'beta"),
+    "bad value": ("rcnn", "digits", {"m": 0}, "m = 0 cannot be used"),
+    "overflow": ("rcnn", "digits", {"beta1": 1e9}, "beta1 = 1000000000.0 cannot be used"),
+    "no RBF-CNN": ("cnn", "digits", {"beta2": 1.0}, "cnn has no beta2: it is not an RBF-CNN"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_model_that_cannot_be_given_is_refused_in_one_line(case: str) -> None:
+    name, dataset, constants, words = BAD[case]
+    with pytest.raises(UsageError) as caught:
+        rbfbench.load_model(name, dataset, **constants)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_attack_leaves_the_model_its_modes_and_its_gradients() -> None:
+    x, y = rbfbench.load_data("digits").batch(0, 4)
+    model = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 10)).train()
+    model[2].bias.requires_grad_(False)
+    state, rng = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    run = rbfbench.attack(model, x, y, norm="linf", eps=0.1)
+    assert run.status == "complete"
+    assert model.training
+    assert [p.requires_grad for p in model.parameters()] == [True, False]
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_attack_scores_a_model_whose_answer_is_known() -> None:
+    """Mean brightness above or below a half: an image at distance d from it falls to linf eps > d and to no less."""
+    x = torch.full((4, 1, 4, 4), 0.5) + torch.tensor([-0.2, -0.05, 0.05, 0.2]).view(4, 1, 1, 1)
+    y = torch.tensor([0, 0, 1, 1])
+
+    class Bright(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            score = 100 * (images.mean((1, 2, 3)) - 0.5)
+            return torch.stack([-score, score], dim=1)
+
+    run = rbfbench.attack(Bright(), x, y, norm="linf", eps=0.1)
+    assert run.clean.accuracy == 1.0
+    assert run.worst_case is not None
+    assert run.worst_case.accuracy == 0.5
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (torch.rand(2, 1, 4, 4) + 1, torch.tensor([0, 1])),
+        (torch.rand(2, 4, 4), torch.tensor([0, 1])),
+        (torch.rand(2, 1, 4, 4), torch.tensor([0.0, 1.0])),
+        (torch.rand(2, 1, 4, 4), torch.tensor([0])),
+    ],
+)
+def test_attack_refuses_what_are_no_labelled_images(x: torch.Tensor, y: torch.Tensor) -> None:
+    with pytest.raises(DataError, match="these are not labelled images"):
+        rbfbench.attack(nn.Flatten(), x, y, norm="linf", eps=0.1)
