@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbfbench.results.records import AttackRow, Cell, Sample
-from rbfbench.results.summary import choose, summarise, worst_case
+from rbfbench.results.summary import accuracy_at, choose, summarise, worst_case
 
 
 def sample(image: int, attack: str = "pgd/eot", **changes: Any) -> Sample:
@@ -186,3 +186,14 @@ def test_controls_and_transfer_stay_out() -> None:
 def test_the_worst_case_needs_every_image() -> None:
     with pytest.raises(ValueError, match="3 images"):
         worst_case([cell_of([sample(0), sample(1)], "pgd/eot")], 3, stochastic=False)
+
+
+def test_one_search_for_the_nearest_example_gives_the_accuracy_at_every_radius() -> None:
+    """Distances 0 (clean error), 0.1, 0.3, 0.3, and one image that withstood."""
+    samples = [clean_error(0), *[sample(i, distance=d) for i, d in ((1, 0.1), (2, 0.3), (3, 0.3), (4, None))]]
+    for eps, expected in ((0.0, 0.8), (0.0999, 0.8), (0.1, 0.6), (0.29, 0.6), (0.3, 0.2), (1e9, 0.2)):
+        assert accuracy_at(samples, eps) == pytest.approx(expected)
+    assert row_of(samples).median_distance == 0.3
+    assert row_of(samples[:2]).median_distance == 0.0
+    assert row_of([samples[4], sample(9), samples[1]]).median_distance is None
+    assert row_of([clean_error(0), sample(1)]).median_distance is None  # an attack that looks for no distance

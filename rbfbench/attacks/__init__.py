@@ -6,6 +6,18 @@ Suites are the frozen, versioned lists of attacks in `suites/*.toml`.
 from __future__ import annotations
 
 from rbfbench.attacks.suites import SUITES, Row, load_suite, single_rows
-from rbfbench.attacks.table import ATTACKS, VIEWS, AttackInfo, Parameter
+from rbfbench.attacks.table import ATTACKS, AVERAGING, NOISY_VIEWS, OBJECTIVES, VIEWS, AttackInfo, Parameter
 
-__all__ = ["ATTACKS", "SUITES", "VIEWS", "AttackInfo", "Parameter", "Row", "load_suite", "single_rows"]
+__all__ = [
+    "ATTACKS",
+    "AVERAGING",
+    "NOISY_VIEWS",
+    "OBJECTIVES",
+    "SUITES",
+    "VIEWS",
+    "AttackInfo",
+    "Parameter",
+    "Row",
+    "load_suite",
+    "single_rows",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from rbfbench.errors import ModelError
 
 # (images (N,...), keys of N * draws rows or None) -> logits (N * draws, classes), draws of an image side by side.
 Forward = Callable[[Tensor, Keys | None], Tensor]
+
+Objective = Literal["loss-of-mean", "mean-of-losses"]
 
 
 class Evaluation(NamedTuple):
@@ -50,14 +52,16 @@ class Counts:
 class Oracle:
     """A view of a model for a batch of images, which can be narrowed: `oracle[index]`.
 
-    With several draws the logits are the log of the mean probability and gradients are those of the loss of that mean:
-    the rule by which a randomised defence decides (objective (b) of expectation over transformation; exact, since the
-    noise does not depend on the image).
+    With several draws the logits are the log of the mean probability. The objective says what is differentiated:
+    `loss-of-mean`, the loss of that mean, by which a randomised defence decides; or `mean-of-losses`, the mean of the
+    losses of single draws, as expectation over transformation is usually done (arXiv 1707.07397). Both gradients are
+    exact for the drawn noise, which does not depend on the image.
 
     Args:
         forward: The view: noisy if it heeds its keys.
         keys: (N,) one an image; None for a view without noise.
         draws: Noisy passes averaged in each call.
+        objective: What is averaged before the loss or after it.
         exact: The view decides like the model itself, so an image misclassified here is broken.
         max_rows: Rows (images times draws) that one pass may hold; more draws are taken in turn, so memory stays.
     """
@@ -69,12 +73,14 @@ class Oracle:
         n: int,
         *,
         draws: int = 1,
+        objective: Objective = "loss-of-mean",
         exact: bool = True,
         max_rows: int = 10_000,
     ) -> None:
         self.forward = forward
         self.keys = keys
         self.draws = draws if keys is not None else 1
+        self.objective = objective
         self.exact = exact
         self.max_rows = max_rows
         self.counts = Counts(n)
@@ -108,7 +114,10 @@ class Oracle:
         x = x.detach().requires_grad_()
         one_pass = len(x) * self.draws <= self.max_rows or self.draws == 1
         with torch.enable_grad():
-            if one_pass:
+            if self.objective == "mean-of-losses" and self.draws > 1:
+                one_pass = True  # no draw waits for the others
+                logits, values, gradient = self._each(x, loss)
+            elif one_pass:
                 logits = self._mean(next(self._passes(x)))
                 values = loss(logits)
                 gradient = self._gradient(values.sum(), x)
@@ -133,6 +142,16 @@ class Oracle:
             share = (log_probability.detach() - logits[:, None]).exp() / self.draws
             gradient += self._gradient((upstream[:, None] * share * log_probability).sum(), x)
         return Evaluation(logits, values, gradient)
+
+    def _each(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Evaluation:
+        """The mean of the losses of single draws, pass by pass."""
+        values, gradient, seen = torch.zeros_like(x[:, 0, 0, 0]), torch.zeros_like(x), []
+        for group in self._passes(x):
+            share = torch.stack([loss(draw) for draw in group.unbind(dim=1)]).sum(dim=0) / self.draws
+            gradient += self._gradient(share.sum(), x)
+            values += share.detach()
+            seen.append(group.detach())
+        return Evaluation(self._mean(torch.cat(seen, dim=1)), values, gradient)
 
     def _passes(self, x: Tensor) -> Iterator[Tensor]:
         """Logits (N, draws of this pass, classes), for as many passes as `max_rows` needs."""

@@ -14,8 +14,18 @@ Value = int | float | bool | str | None
 
 VIEWS = {
     "static": "gradients with the model's noise switched off (every draw at its mean)",
-    "eot": "exact gradients through drawn noise; the loss of the mean probability over --eot-samples draws",
+    "eot": "exact gradients through drawn noise, over --eot-samples draws a step",
+    "bpda": "forward through one draw of noise, backward as if there were none (arXiv 1802.00420)",
+    "bpda-eot": "the same over --eot-samples draws a step: the paper's adaptive attack",
     "none": "no view of the model",
+}
+
+NOISY_VIEWS = ("eot", "bpda", "bpda-eot")  # views that draw noise
+AVERAGING = ("eot", "bpda-eot")  # views that take several draws a step
+
+OBJECTIVES = {
+    "loss-of-mean": "the loss of the mean probability: the rule by which a random model decides",
+    "mean-of-losses": "the mean of the losses of single draws, as expectation over transformation usually is",
 }
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rbfbench.attacks import ATTACKS, Row
+from rbfbench.attacks import ATTACKS, AVERAGING, NOISY_VIEWS, Row
 from rbfbench.attacks.losses import margin
-from rbfbench.attacks.oracle import Counts, Oracle
+from rbfbench.attacks.oracle import Counts, Objective, Oracle
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
 from rbfbench.errors import ModelError, RbfbenchError
@@ -148,7 +148,9 @@ class _Job:
                 "leave --gradient out, or name one of its views",
             )
         # Averaging over the noise of a model that has none is what the other rows do already.
-        self.left_out = [row for row in spec.rows if row not in self.rows and not (row.view == "eot" and self.exact)]
+        self.left_out = [
+            row for row in spec.rows if row not in self.rows and not (row.view in NOISY_VIEWS and self.exact)
+        ]
         self.crashes: list[Check] = []
         target.max_rows = spec.batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
         self.done = 0.0
@@ -168,7 +170,13 @@ class _Job:
                 "model": self.model_digest,
                 "data": self.images.digest,
                 "batch": None if self.target.card["batch_invariant"] else self.target.max_rows,
-                "row": {"id": row.id, "attack": row.attack, "view": row.view, "draws": row.draws},
+                "row": {
+                    "id": row.id,
+                    "attack": row.attack,
+                    "view": row.view,
+                    "draws": row.draws,
+                    "objective": row.objective,
+                },
                 "parameters": row.parameters,
             }
         )
@@ -264,6 +272,7 @@ class _Job:
             keys.fold("noise") if view.noisy else None,
             len(where),
             draws=draws,
+            objective=cast(Objective, row.objective),
             exact=view.exact,
             # Draws that are fixed in the model are one ensemble: cut into passes, each would see its first members.
             max_rows=max(self.target.max_rows, draws) if view.draws else self.target.max_rows,
@@ -380,7 +389,8 @@ class _Job:
 
     def _summary(self, row: Row, draws: int, samples: list[Sample], wall_s: float) -> AttackRow:
         spec = self.spec
-        parameters = dict(row.parameters) | ({"draws": draws} if row.view == "eot" else {})
+        averaged = {"draws": draws, "objective": row.objective} if row.view in AVERAGING else {}
+        parameters = dict(row.parameters) | averaged
         summary = summarise(
             samples,
             len(self.images),
@@ -400,7 +410,7 @@ class _Job:
 def _category(row: Row, views: dict[str, View]) -> Category:
     if not ATTACKS[row.attack].gradient:
         return "black-box"
-    if row.view == "eot":
+    if row.view in NOISY_VIEWS:
         return "adaptive"
     return "white-box" if views[row.view].exact else "static"
 

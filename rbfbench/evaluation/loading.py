@@ -42,7 +42,7 @@ def load_target(name: str, images: Images, device: torch.device, *, knobs: dict[
         model.config = dataclasses.replace(model.config, **knobs)
         return inspect(model, name, images, device)
     if set(knobs) - {"m"}:
-        flags = ", ".join(f"--{key}" for key in sorted(set(knobs) - {"m"}))
+        flags = ", ".join(f"--{key.replace('_', '-')}" for key in sorted(set(knobs) - {"m"}))
         raise UsageError(f"{name} has no {flags}", "it is not an RBF-CNN", "leave the option out")
     return inspect(model, name, images, device, m=knobs.get("m"))
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rbfbench.attacks.bpda import with_gradient_of
 from rbfbench.attacks.oracle import Forward
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
@@ -87,6 +88,9 @@ class Target:
             # Noise that is fixed in the model has so many draws as the decision; averaging them is the decision.
             draws = None if self.stochastic else self.m
             views["eot"] = View(self._keyed, noisy=True, draws=draws, exact=not self.stochastic)
+            views["bpda"] = views["bpda-eot"] = View(
+                self._as_if_quiet, noisy=True, draws=draws, exact=not self.stochastic
+            )
         return views
 
     def _plain(self, x: Tensor, keys: Keys | None) -> Tensor:
@@ -95,6 +99,16 @@ class Target:
     def _keyed(self, x: Tensor, keys: Keys | None) -> Tensor:
         model: Any = self.model
         logits: Tensor = model.classify(model.front(x, keys))
+        return logits
+
+    def _as_if_quiet(self, x: Tensor, keys: Keys | None) -> Tensor:
+        """Forward through the noise, backward through the front without it (z~ = mu in Eq. 4)."""
+        model: Any = self.model
+        rows = len(keys) if keys is not None else len(x)
+        with torch.no_grad():
+            noisy = model.front(x, keys)
+        quiet = model.front_static(x).repeat_interleave(rows // max(len(x), 1), dim=0)
+        logits: Tensor = model.classify(with_gradient_of(noisy, quiet))
         return logits
 
     def _seeded(self, x: Tensor, keys: Keys | None) -> Tensor:
@@ -244,6 +258,8 @@ def inspect(
         "m": target.m,
         "batch_invariant": target.keyed or not target.stochastic,
         "views": sorted(target.views),
-        "constants": {name: getattr(config, name) for name in ("beta1", "beta2", "m")} if target.keyed else {},
+        "constants": {name: value for name, value in vars(config).items() if not name.endswith("_train")}
+        if target.keyed
+        else {},
     }
     return target

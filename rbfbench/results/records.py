@@ -54,6 +54,8 @@ class AttackRow(Score, frozen=True, kw_only=True):
         accuracy_8bit: Accuracy after rounding the candidates to the 1/255 grid.
         wrong_any: Images wrong in at least one of the decisions; None for a single decision.
         flat: Images that gave the attack no gradient at all, whatever point it looked at.
+        median_distance: Of an attack that looks for the nearest adversarial example: the median over the images asked
+            for of the verified distance, 0 for clean errors; None where the median image withstood at any distance.
     """
 
     id: str
@@ -72,6 +74,7 @@ class AttackRow(Score, frozen=True, kw_only=True):
     accuracy_8bit: Fraction
     wrong_any: Count | None
     flat: Count = 0
+    median_distance: Amount | None = None
 
 
 class WorstCase(Score, frozen=True, kw_only=True):
@@ -136,6 +139,8 @@ class Sample(Record, frozen=True, kw_only=True):
         status: "clean-error" was never attacked.
         linf: Size of the perturbation, likewise l2 and l1; None where the candidate was not finite.
         forwards: Forward passes spent on this image, likewise backwards.
+        distance: Length in the norm of the run of the nearest verified adversarial example, whatever the budget, from
+            an attack that looks for it; None where there is none, and for other attacks.
     """
 
     attack: str
@@ -154,6 +159,7 @@ class Sample(Record, frozen=True, kw_only=True):
     l1: Amount | None
     forwards: Count
     backwards: Count
+    distance: Amount | None = None
 
 
 class Cell(Record, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import fsum
+from math import fsum, inf
 from typing import Any
 
 from rbfbench.results.intervals import score
@@ -68,7 +68,27 @@ def summarise(
         params=dict(params),
         accuracy_8bit=score(fsum(s.correct_8bit for s in samples), n).accuracy,
         wrong_any=wrong_any if decisions > 1 else None,
+        median_distance=_median_distance(samples),
     )
+
+
+def accuracy_at(samples: Sequence[Sample], eps: float) -> float:
+    """Accuracy that an attack which looks for the nearest adversarial example leaves at another radius.
+
+    Args:
+        samples: One per image asked for, of one such attack; those without a distance withstand every radius.
+        eps: Radius in the norm of the run.
+    """
+    robust = (s.status != "clean-error" and (s.distance is None or s.distance > eps) for s in samples)
+    return sum(robust) / len(samples)
+
+
+def _median_distance(samples: Sequence[Sample]) -> float | None:
+    if all(s.distance is None for s in samples):
+        return None
+    distances = sorted(0.0 if s.status == "clean-error" else inf if s.distance is None else s.distance for s in samples)
+    middle = distances[(len(distances) - 1) // 2]
+    return None if middle == inf else middle
 
 
 def worst_case(cells: Sequence[Cell], n: int, *, stochastic: bool) -> WorstCase | None:

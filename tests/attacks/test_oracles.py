@@ -370,6 +370,31 @@ def test_eot_gradient_is_that_of_the_mean_probability(max_rows: int, device: tor
     assert torch.allclose(seen.values, -p.mean(0).log(), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("max_rows", [10_000, 1, 7])
+def test_the_mean_of_losses_weighs_every_draw_alike(max_rows: int, device: torch.device) -> None:
+    model, x, y, keys = eot_problem(device)
+    oracle = Oracle(noisy(model, 0.3), keys, 3, draws=DRAWS, objective="mean-of-losses", max_rows=max_rows)
+    seen = oracle.value_and_grad(x, partial(cross_entropy, y=y))
+    p, gradients = each_draw(model, x, y, keys, 0.3)
+    assert torch.allclose(seen.gradient, gradients.mean(0), rtol=0, atol=1e-9)
+    assert torch.allclose(seen.values, -p.log().mean(0), rtol=0, atol=1e-9)
+    assert (seen.values > -p.mean(0).log()).all()  # Jensen: (a) >= (b)
+    # The defender decides by the mean probability under either objective: candidates are chosen by it.
+    assert torch.allclose(-cross_entropy(seen.logits, y), p.mean(0).log(), rtol=0, atol=1e-9)
+    assert oracle.counts.forwards.tolist() == oracle.counts.backwards.tolist() == [DRAWS] * 3
+
+
+@LOSS
+def test_one_draw_has_one_objective(loss: str, device: torch.device) -> None:
+    model, x, y, keys = eot_problem(device)
+    ascend = partial(LOSSES[loss], y=y)
+    mean, each = (
+        Oracle(noisy(model, 0.3), keys, 3, objective=objective).value_and_grad(x, ascend)
+        for objective in ("loss-of-mean", "mean-of-losses")
+    )
+    assert all(torch.equal(a, b) for a, b in zip(mean, each, strict=True))
+
+
 @LOSS
 def test_eot_gradient_is_the_finite_difference_with_fixed_keys(loss: str, device: torch.device) -> None:
     model, x, y, keys = eot_problem(device)

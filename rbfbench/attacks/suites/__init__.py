@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
 
-from rbfbench.attacks.table import ATTACKS, VIEWS, Value
+from rbfbench.attacks.table import ATTACKS, AVERAGING, VIEWS, Value
 from rbfbench.errors import UsageError, unknown_name
 
 SUITES: dict[str, str] = {
@@ -22,7 +22,8 @@ class Row:
         attack: Name in `ATTACKS`.
         view: Name in `VIEWS`.
         parameters: All parameters of the attack, none left to a default elsewhere.
-        draws: Draws of noise averaged in each look (view `eot`).
+        draws: Draws of noise averaged in each look (views `eot` and `bpda-eot`).
+        objective: Name in `OBJECTIVES`: what those draws are averaged for.
         label: What tells rows of the same attack and view apart, or "".
     """
 
@@ -30,6 +31,7 @@ class Row:
     view: str
     parameters: dict[str, Value]
     draws: int = 1
+    objective: str = "loss-of-mean"
     label: str = ""
 
     @property
@@ -53,6 +55,7 @@ def load_suite(name: str) -> list[Row]:
             view=row["view"],
             parameters=_complete(row["attack"], row.get("parameters", {})),
             draws=row.get("draws", 1),
+            objective=row.get("objective", "loss-of-mean"),
             label=row.get("label", ""),
         )
         for row in table["row"]
@@ -72,7 +75,7 @@ def single_rows(names: tuple[str, ...], view: str, draws: int) -> list[Row]:
         if view not in VIEWS:
             raise unknown_name("view", view, VIEWS)
         used = "none" if name == "null" else view
-        rows.append(Row(name, used, _complete(name, {}), draws if used == "eot" else 1))
+        rows.append(Row(name, used, _complete(name, {}), draws if used in AVERAGING else 1))
     if len({row.id for row in rows}) < len(rows):
         raise UsageError("the same attack is named twice", f"--attack {' --attack '.join(names)}", "name each once")
     return rows
