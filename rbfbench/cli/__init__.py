@@ -15,6 +15,7 @@ COMMANDS = {
     "data": "rbfbench.cli.data:data",
     "figure": "rbfbench.cli.figure:figure",
     "ls": "rbfbench.cli.ls:ls",
+    "sweep": "rbfbench.cli.sweep:sweep",
     "train": "rbfbench.cli.train:train",
 }
 

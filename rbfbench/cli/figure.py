@@ -9,10 +9,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from rbfbench.cli.options import data_options, device_option, parse_eps, parse_limit, pick_device
-from rbfbench.data import DATASETS
-from rbfbench.defenses import DEFAULT_MODEL, SHIPPED, shipped_path
-from rbfbench.errors import UsageError, unknown_name
+from rbfbench.cli.options import (
+    NORMS,
+    check_norm,
+    check_writable,
+    data_options,
+    default_radius,
+    device_option,
+    knob_options,
+    knobs_of,
+    parse_eps,
+    parse_limit,
+    pick_device,
+)
+from rbfbench.defenses import DEFAULT_MODEL, shipped_path
+from rbfbench.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,8 +35,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-NORMS = ("l1", "l2", "linf")
-KNOBS = ("beta1", "beta2", "m")
+SIDE_BY_SIDE = ("cnn", "rcnn", "rcnn+")  # models whose loss gradients are compared, where they are shipped
 USE_IMAGES = 50  # on which the use of filters is counted
 FRACTIONS = (0.5, 1, 2, 4)  # of the default radius, in a gallery
 
@@ -63,7 +73,7 @@ def _common(kind: str, indices: tuple[int, ...] = (), *, models: bool = False) -
                 default=None if models else DEFAULT_MODEL,
                 show_default=not models,
                 help="Shipped name, .safetensors, or module:factory"
-                + ("; may be repeated.  [default: all shipped for the data set]" if models else "."),
+                + (f"; may be repeated.  [default: {' '.join(SIDE_BY_SIDE)}]" if models else "."),
             ),
             click.option("--dataset", default="cifar10", show_default=True, help="Name, npz:FILE or folder:DIR."),
             click.option(
@@ -72,9 +82,7 @@ def _common(kind: str, indices: tuple[int, ...] = (), *, models: bool = False) -
                 default=None,
                 help=f"Picture to write, .png or .svg.  [default: {kind}.png]",
             ),
-            click.option("--beta1", type=float, default=None, help="RBF-CNN: sharpness of the weights."),
-            click.option("--beta2", type=float, default=None, help="RBF-CNN: noise level."),
-            click.option("--m", type=click.IntRange(1), default=None, help="Passes averaged in one decision."),
+            knob_options,
             click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random."),
             device_option,
             data_options,
@@ -253,7 +261,7 @@ def _scene(given: dict[str, Any], indices: Sequence[int]) -> Scene:
     everything = load_data(given["dataset"], data_root=given["data_root"], download=given["download"])
     # A default image that a small data set lacks is left out; one that was asked for is an error.
     asked = given.get("indices") or [i for i in indices if i < len(everything)]
-    knobs = {name: given[name] for name in KNOBS if given[name] is not None}
+    knobs = knobs_of(given)
     names = [given["model"]] if isinstance(given["model"], str) else given["model"]
     load = partial(load_target, images=everything, device=device)
     chosen = pick(everything, asked)
@@ -280,7 +288,7 @@ def _load_all(load: Callable[..., Target], names: Sequence[str], knobs: dict[str
 
 
 def _shipped_for(dataset: str) -> list[str]:
-    names = sorted(name for name in SHIPPED if shipped_path(name, dataset))
+    names = [name for name in SIDE_BY_SIDE if shipped_path(name, dataset)]
     if not names:
         raise UsageError("--model is missing", f"no model is shipped for {dataset}", "give one or several")
     return names
@@ -288,20 +296,12 @@ def _shipped_for(dataset: str) -> list[str]:
 
 def _radius(dataset: str, norm: str, text: str | None) -> float:
     """The radius that was given, or the paper's. Raises UsageError where there is neither."""
-    if norm not in NORMS:
-        raise unknown_name("norm", norm, NORMS)
-    if text is not None:
-        if (eps := parse_eps(text)) > 0:
-            return eps
-        raise UsageError(f"--eps {text} shows nothing", "images stay as they are", "give a radius above 0")
-    info = DATASETS.get(dataset)
-    if info is None and ":" not in dataset:
-        raise unknown_name("data set", dataset, DATASETS)
-    if info is None or norm not in info.eps:
-        raise UsageError(
-            "--eps is missing", f"{dataset} has no default radius for {norm}", f"give one, as --norm {norm} --eps 0.1"
-        )
-    return info.eps[norm]
+    check_norm(norm)
+    if text is None:
+        return default_radius(dataset, norm)
+    if (eps := parse_eps(text)) > 0:
+        return eps
+    raise UsageError(f"--eps {text} shows nothing", "images stay as they are", "give a radius above 0")
 
 
 def _write(drawn: Figure, out: Path, caption: str) -> None:
@@ -378,10 +378,7 @@ def _claim(given: dict[str, Any], radii: dict[str, float]) -> None:
         stray = "--out" if given["out"] else "--index"
         raise UsageError(f"{stray} does not go with --claim", "it prints a table", "leave one of them out")
     limit = parse_limit(given["limit"] or "16")
-    if given["json_path"] not in (None, "-"):
-        from rbfbench.reporting.figures import check_place
-
-        check_place("--json", Path(given["json_path"]))
+    check_writable("--json", given["json_path"])
     scene = _scene(given, (0,))
 
     from rbfbench.cli.progress import ProgressLine

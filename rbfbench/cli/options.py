@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rbfbench.data import DEFAULT_ROOT
-from rbfbench.errors import UsageError
+from rbfbench.data import DATASETS, DEFAULT_ROOT
+from rbfbench.errors import LoadError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from rbfbench.data import Images
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,6 +45,82 @@ def parse_limit(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise UsageError(f"--limit {text} is no number of images", "it must be above 0", "write 1000 or all")
     return int(text)
+
+
+NORMS = ("linf", "l2", "l1")
+
+KNOBS = ("beta1", "beta2", "m", "var_floor", "noise_scale", "noise_scope", "clip")
+
+
+def knob_options(command: F) -> F:
+    """The constants of RBF-CNN that can be changed on a trained model."""
+    options = [
+        click.option("--beta1", type=float, default=None, help="RBF-CNN: sharpness of the weights."),
+        click.option("--beta2", type=float, default=None, help="RBF-CNN: noise level."),
+        click.option("--m", type=click.IntRange(1), default=None, help="Passes averaged in one decision."),
+        click.option("--var-floor", type=float, default=None, help="RBF-CNN: least variance of a filter."),
+        click.option("--noise-scale", default=None, help="RBF-CNN: noise grows with variance, sigma or sqrt."),
+        click.option("--noise-scope", default=None, help="RBF-CNN: noise is drawn once a model, image or patch."),
+        click.option("--clip/--no-clip", default=None, help="RBF-CNN: clamp reconstructions to [0,1]."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def knobs_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The constants that were given, by their names in `RBFConfig`."""
+    return {name: given[name] for name in KNOBS if given[name] is not None}
+
+
+def check_norm(norm: str) -> str:
+    """The norm.
+
+    Raises:
+        UsageError: There is none of this name.
+    """
+    if norm not in NORMS:
+        raise unknown_name("norm", norm, NORMS)
+    return norm
+
+
+def default_radius(dataset: str, norm: str) -> float:
+    """The paper's radius for a data set and norm.
+
+    Raises:
+        UsageError: There is no such data set, or it has none.
+    """
+    info = DATASETS.get(dataset)
+    if info is None and ":" not in dataset:
+        raise unknown_name("data set", dataset, DATASETS)
+    if info is None or norm not in info.eps:
+        raise UsageError(
+            "--eps is missing", f"{dataset} has no default radius for {norm}", f"give one, as --norm {norm} --eps 0.1"
+        )
+    return info.eps[norm]
+
+
+def images_of(given: dict[str, Any]) -> tuple[Images, int]:
+    """The images that --dataset and --limit name, and how many there would have been."""
+    from rbfbench.data import load_data
+
+    limit = parse_limit(given["limit"])
+    everything = load_data(given["dataset"], data_root=given["data_root"], download=given["download"])
+    if limit is not None and limit > len(everything):
+        click.echo(f"note: there are {len(everything)} images, so --limit {limit} takes all", err=True)
+    return everything if limit is None else everything.head(limit), len(everything)
+
+
+def check_writable(option: str, path: str | None) -> None:
+    """Refuse before the work what could not be written after it; - is the standard output.
+
+    Raises:
+        LoadError: It is no file in an existing folder.
+    """
+    if path is None or path == "-":
+        return
+    if not path or Path(path).is_dir() or not Path(path).parent.is_dir():
+        raise LoadError(f"cannot write {option} {path!r}", "it is no file in an existing folder", "give another path")
 
 
 def data_options(command: F) -> F:

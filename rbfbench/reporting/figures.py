@@ -10,13 +10,14 @@ import io
 import math
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rbfbench.errors import UsageError, unknown_name
 from rbfbench.results.atomic import write_atomic
+from rbfbench.results.records import Score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,15 @@ FORMATS = (".png", ".svg")
 DPI = 150
 
 RIGHT, WRONG = "#0072B2", "#D55E00"  # Okabe-Ito blue and vermillion
+# Colour of the Okabe-Ito set, marker, dashes: each tells a line apart by itself.
+CLEAN, WORST = ("#000000", "o", "-"), (WRONG, "X", "-")
+LINES = (
+    (RIGHT, "s", "--"),
+    ("#009E73", "^", ":"),
+    ("#E69F00", "D", "-."),
+    ("#CC79A7", "v", "--"),
+    ("#56B4E9", "P", ":"),
+)
 SYMBOLS = {True: "✓", False: "✗"}
 
 IMAGE = 1.25  # inches of one image in a grid
@@ -63,7 +73,7 @@ class GridRow:
     panels: Sequence[Panel | None]
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, option: str = "--out") -> None:
     """Refuse before the work what could not be written after it.
 
     Raises:
@@ -71,7 +81,7 @@ def check_file(path: Path) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise unknown_name("picture format", path.suffix, FORMATS)
-    check_place("--out", path)
+    check_place(option, path)
 
 
 def check_place(option: str, path: Path) -> None:
@@ -113,7 +123,7 @@ def write_figure(figure: Figure, path: Path) -> tuple[int, int]:
         figure.savefig(buffer, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
     write_atomic(path, buffer.getvalue())
     width, height = figure.get_size_inches()
-    return round(width * DPI), round(height * DPI)
+    return int(width * DPI + 1e-6), int(height * DPI + 1e-6)  # matplotlib cuts off what is left of a pixel
 
 
 def image_grid(rows: Sequence[GridRow], columns: Sequence[str], caption: str) -> Figure:
@@ -225,6 +235,49 @@ def filter_tiles(means: Array, variances: Array, use: Array, caption: str) -> Fi
     figure.colorbar(ScalarMappable(norm, colours), cax=bar, orientation="horizontal", extend=extend)
     bar.tick_params(labelsize=7.5)
     bar.set_title("frame: filter variance σ²", fontsize=8, pad=3)
+    return figure
+
+
+def curves(over: str, values: Sequence[float], lines: Mapping[str, Sequence[Score | None]], caption: str) -> Figure:
+    """Accuracies over a quantity, a line each; bands are the intervals of clean and worst case.
+
+    Args:
+        over: Name of the quantity.
+        values: Where it was measured.
+        lines: Name to scores, one a value; None leaves a gap. "clean" and "WORST CASE" are drawn thick.
+        caption: Wrapped to the width of the picture.
+    """
+    height, width = 3.4, 6.4
+    figure, top = _page(width, height, caption)
+    axes = _axes(figure, 0.6, top - height + 0.45, width - 2.5, height - 0.55)
+    looks = {"clean": CLEAN, "WORST CASE": WORST}
+    others = [name for name in lines if name not in looks]
+    looks |= {name: LINES[number % len(LINES)] for number, name in enumerate(others)}
+    for name, scores in lines.items():
+        colour, marker, dashes = looks[name]
+        shown = [(value, score) for value, score in zip(values, scores, strict=True) if score is not None]
+        at = [value for value, _ in shown]
+        thick = name not in others
+        axes.plot(
+            at,
+            [100 * score.accuracy for _, score in shown],
+            color=colour,
+            marker=marker,
+            linestyle=dashes,
+            linewidth=2.4 if thick else 1.2,
+            markersize=5,
+            label=name,
+        )
+        if thick:
+            low, high = ([100 * score.ci95[end] for _, score in shown] for end in (0, 1))
+            axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel(over, fontsize=9)
+    axes.set_ylabel("accuracy, %", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False)
     return figure
 
 

@@ -29,17 +29,24 @@ KINDS = {
     "black-box": "black-box sees its answers only",
     "transfer": "transfer attacks another model and stays out of the worst case",
 }
+ALWAYS_SHOWN = ("beta1", "beta2", "m")  # of a defence's constants; the others where they were changed
 ROOM_TO_GROW = 10  # suggested are this many times the images, which narrows intervals about threefold
 
 
-def caption(run: Run) -> Iterator[Text]:
-    """Model, data, budget, size and seed, so that the table can be quoted on its own."""
+def caption(run: Run, *, swept: str | None = None) -> Iterator[Text]:
+    """Model, data, budget, size and seed, so that the table can be quoted on its own; without what a sweep varies."""
     spec, made = run.spec, run.environment
     model = run.model.get("name") or spec.get("model", "model")
     eps = spec.get("eps_text") or f"{spec.get('eps', '?')}"
-    task = f"{model} on {spec.get('dataset', 'images')}, {spec.get('norm', '')} eps {eps}"
+    budget = f"{spec.get('norm', '')}" if swept == "eps" else f"{spec.get('norm', '')} eps {eps}"
+    task = f"{model} on {spec.get('dataset', 'images')}, {budget}"
     yield Text(f"{task}, {plural(run.clean.n, 'image')}, seed {spec.get('seed', 0)}", style="bold")
-    constants = ", ".join(f"{name} {value:g}" for name, value in run.model.get("constants", {}).items())
+    shown = (*ALWAYS_SHOWN, *spec.get("knobs", {}))
+    constants = ", ".join(
+        f"{name} {f'{value:g}' if isinstance(value, float) else value}"
+        for name, value in run.model.get("constants", {}).items()
+        if name in shown and name != swept
+    )
     origin = [f"rbfbench {made.rbfbench}", f"torch {made.torch}", made.device, plural(made.threads, "thread")]
     if constants:
         origin.insert(0, constants)

@@ -201,7 +201,7 @@ USAGE = {
     "negative m": ([*DIGITS, "--m", "-3"], "--m"),
     "m of a plain model": ([*DIGITS, "--model", "cnn", "--m", "7"], "--m"),
     "negative seed": (["train", "rcnn", "--dataset", "digits", "--out", "a.safetensors", "--seed", "-1"], "--seed"),
-    "no learning": (["train", "rcnn", "--dataset", "digits", "--out", "a.safetensors", "--lr", "0"], "--lr"),
+    "no learning": (["train", "rcnn", "--dataset", "digits", "--out", "a.safetensors", "--lr", "0"], "lr = 0"),
     "unknown recipe": (["train", "rcn", "--out", "a.safetensors"], "rcnn"),
     "weights name": (["train", "rcnn", "--out", "a.pt"], "safetensors"),
 }

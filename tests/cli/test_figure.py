@@ -154,7 +154,7 @@ BAD = {
     "unknown norm": (["gallery", "--norm", "linff"], "linf"),
     "radius without norm": (["reconstruction", "--eps", "0.1"], "--norm"),
     "no default radius": (["gallery"], "--eps is missing"),
-    "no default radius for all norms": (["reconstruction"], "--norm l1"),
+    "no default radius for all norms": (["reconstruction"], "--norm linf"),
     "radius zero": (["gallery", "--eps", "0"], "above 0"),
     "radius in words": (["gallery", "--eps", "small"], "small"),
     "limit without claim": (["reconstruction", *L2, "--limit", "5"], "--claim"),
@@ -173,7 +173,7 @@ def test_bad_input_is_refused_in_one_line(figure, tmp_path, case):
     (tmp_path / "folder.png").mkdir()
     arguments, named = BAD[case]
     done = figure(*arguments)
-    assert isinstance(done.exception, UsageError), done.output
+    assert isinstance(done.exception, LoadError if case == "json in no folder" else UsageError), done.output
     assert named in str(done.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
 

@@ -1,0 +1,184 @@
+"""What attack and sweep share: the options that name a run, and the run that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from rbfbench.attacks import ATTACKS, AVERAGING, OBJECTIVES, VIEWS, Row, load_suite, single_rows
+from rbfbench.cli.options import (
+    NORMS,
+    check_norm,
+    data_options,
+    default_radius,
+    device_option,
+    knob_options,
+)
+from rbfbench.defenses import DEFAULT_MODEL
+from rbfbench.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from rbfbench.data import Images
+    from rbfbench.evaluation.spec import RunSpec
+    from rbfbench.evaluation.target import Target
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+GRADIENTS = tuple(name for name in VIEWS if name != "none")
+DRAWS = 20  # averaged by attacks given by name under --gradient eot
+
+
+def run_options(command: F) -> F:
+    """Model, images, budget, attacks, and how to run them."""
+    options: list[Callable[[F], F]] = [
+        click.option(
+            "--model", default=DEFAULT_MODEL, show_default=True, help="Shipped name, .safetensors, or module:factory."
+        ),
+        click.option(
+            "--dataset", default="cifar10", show_default=True, help="Name, npz:FILE or folder:DIR; see `rbfbench data`."
+        ),
+        click.option(
+            "--norm", default="linf", show_default=True, help=f"Norm of the perturbation: {', '.join(NORMS)}."
+        ),
+        click.option(
+            "--eps",
+            "eps_text",
+            default=None,
+            help="Radius, such as 0.031 or 8/255; the paper's if the data set has one.",
+        ),
+        click.option("--attack", "attacks", multiple=True, help="Attack to run instead of a suite; may be repeated."),
+        click.option("--suite", default=None, help="Frozen list of attacks.  [default: quick]"),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="ATTACK.NAME=VALUE",
+            help="Change a parameter, as pgd.steps=100.",
+        ),
+        click.option("--gradient", default=None, help=f"View for --attack: {', '.join(GRADIENTS)}.  [default: static]"),
+        click.option("--eot-samples", type=click.IntRange(1), default=None, help="Draws averaged in eot rows."),
+        click.option(
+            "--objective",
+            default=None,
+            help=f"What averaged rows raise: {', '.join(OBJECTIVES)}.  [default: loss-of-mean]",
+        ),
+        click.option(
+            "--passes",
+            type=click.IntRange(1),
+            default=3,
+            show_default=True,
+            help="Fresh decisions to score a random model on.",
+        ),
+        knob_options,
+        click.option("--limit", default="100", show_default=True, help="First N images, or all."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random."),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            default=None,
+            help="Images in one pass; chosen from memory if not given.",
+        ),
+        device_option,
+        data_options,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def rows_of(given: dict[str, Any]) -> list[Row]:
+    """The attacks to run, every parameter settled. Raises UsageError for whatever the names and numbers get wrong."""
+    check_norm(given["norm"])
+    attacks, suite = given["attacks"], given["suite"]
+    if attacks and suite:
+        raise UsageError("--attack and --suite exclude each other", "a suite is a frozen list", "give one of them")
+    if given["gradient"] and not attacks:
+        raise UsageError("--gradient needs --attack", "the rows of a suite have their views", "name attacks")
+    view, draws, objective = given["gradient"] or "static", given["eot_samples"], given["objective"]
+    if view not in GRADIENTS:
+        raise unknown_name("view", view, GRADIENTS)
+    if objective not in (None, *OBJECTIVES):
+        raise unknown_name("objective", objective, OBJECTIVES)
+    rows = single_rows(attacks, view, draws or DRAWS) if attacks else load_suite(suite or "quick")
+    for row in rows:
+        if given["norm"] not in ATTACKS[row.attack].norms:
+            serves = ", ".join(ATTACKS[row.attack].norms)
+            raise UsageError(
+                f"{row.attack} does not serve {given['norm']}", f"it serves {serves}", "choose another norm"
+            )
+    for option, value in (("--eot-samples", draws), ("--objective", objective)):
+        if value and not any(row.view in AVERAGING for row in rows):
+            raise UsageError(f"{option} changes nothing", "no row averages over noise", "add --gradient eot")
+    rows = [
+        replace(row, draws=draws or row.draws, objective=objective or row.objective) if row.view in AVERAGING else row
+        for row in rows
+    ]
+    for setting in given["settings"]:
+        rows = _changed(rows, setting)
+    return rows
+
+
+def _changed(rows: list[Row], setting: str) -> list[Row]:
+    """Rows with one ATTACK.NAME=VALUE applied; ATTACK is an attack or the name of a row such as pgd-margin."""
+    target, _, value = setting.partition("=")
+    attack, dot, name = target.partition(".")
+    if not (dot and name and value):
+        raise UsageError(f"--set {setting} cannot be read", "it is not ATTACK.NAME=VALUE", "write pgd.steps=100")
+    chosen = [row for row in rows if attack in (row.attack, row.id.partition("/")[0])]
+    if not chosen:
+        raise unknown_name("attack of this run", attack, {row.attack for row in rows})
+    parameters = ATTACKS[chosen[0].attack].parameters
+    if name not in parameters:
+        raise (
+            unknown_name(f"parameter of {attack}", name, parameters)
+            if parameters
+            else UsageError(f"{attack} has no parameter {name!r}", "it has none at all", "leave --set out")
+        )
+    parsed = parameters[name].parse(f"{attack}.{name}", value)
+    return [replace(row, parameters=row.parameters | {name: parsed}) if row in chosen else row for row in rows]
+
+
+def eps_text_of(given: dict[str, Any]) -> str:
+    """The radius as it was given, or the paper's."""
+    if given["eps_text"] is not None:
+        return str(given["eps_text"])
+    return f"{default_radius(given['dataset'], given['norm']):g}"
+
+
+def spec_of(
+    given: dict[str, Any],
+    target: Target,
+    images: Images,
+    available: int,
+    rows: list[Row],
+    **deciding: Any,  # noqa: ANN401
+) -> RunSpec:
+    """The spec of a run on a loaded model; `deciding` holds eps, eps_text and knobs."""
+    from rbfbench.evaluation.spec import RunSpec
+
+    if not given["gradient"] and "static" not in target.views:
+        # The noise of a foreign model cannot be switched off: attacks given by name look through it.
+        named = given["attacks"] or ()
+        rows = [
+            replace(row, view="eot", draws=DRAWS) if row.attack in named and row.view == "static" else row
+            for row in rows
+        ]
+    frozen = not (given["settings"] or given["eot_samples"] or given["objective"])
+    return RunSpec(
+        model=given["model"],
+        dataset=images.name,
+        source=images.source,
+        norm=given["norm"],
+        suite="" if given["attacks"] else (given["suite"] or "quick") + ("" if frozen else " (changed)"),
+        rows=tuple(rows),
+        limit=len(images),
+        available=available,
+        seed=given["seed"],
+        passes=given["passes"],
+        batch_size=given["batch_size"],
+        device=str(target.device),
+        **deciding,
+    )

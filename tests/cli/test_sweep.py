@@ -1,0 +1,152 @@
+"""`rbfbench sweep` end to end on the digits: each point is the attack run it stands for, and the curve says so."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from rbfbench.cli import cli
+from rbfbench.errors import LoadError, UsageError
+
+SMALL = ("--dataset", "digits", "--device", "cpu", "--limit", "12", "--attack", "fgsm", "--attack", "noise")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Run rbfbench in this process, in an empty folder and without full data sets."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RBFBENCH_DATA_ROOT", str(tmp_path / "no-data"))
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, list(arguments))
+
+    return run
+
+
+def test_every_point_is_the_run_that_attack_makes(here):
+    done = here(
+        "sweep", "--over", "beta2", "--values", "1.5,0", "--model", "rcnn", *SMALL, "--eps", "0.1", "--json", "-"
+    )
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert [point["value"] for point in document["points"]] == [0.0, 1.5]  # in growing order
+    for point in document["points"]:
+        alone = here(
+            "attack", "--beta2", point["text"], "--model", "rcnn", *SMALL, "--eps", "0.1", "--json", "-"
+        )  # fmt: skip
+        run = json.loads(alone.stdout)
+        for name in ("clean", "worst_case", "null_attack", "spec_digest", "model_digest"):
+            assert point["run"][name] == run[name]
+        assert point["run"]["model"]["constants"]["beta2"] == point["value"]
+    assert document["points"][0]["run"]["null_attack"] is None  # no noise, no luck
+    assert document["checks"] == []
+
+
+def test_the_table_shows_every_value_and_the_curve_is_drawn(here, tmp_path):
+    eps = ("--over", "eps", "--values", "8/255,0.1,0.3", "--model", "cnn")
+    done = here("sweep", *eps, *SMALL, "--figure", "curve.svg", "--out", "kept")
+    assert done.exit_code == 0, done.output
+    for words in ("8/255", "0.1", "0.3", "clean", "fgsm/static", "WORST CASE", "noise", "95% intervals"):
+        assert words in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    root = ET.fromstring((tmp_path / "curve.svg").read_text())  # noqa: S314  (our own file)
+    text = " ".join(part for part in root.itertext() if part.strip())
+    for words in ("clean", "fgsm/static", "WORST CASE", "accuracy, %", "eps", "8/255:"):
+        assert words in text
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
+        "eps=0.1",
+        "eps=0.3",
+        "eps=8_255",
+        "sweep.json",
+    ]
+    kept = json.loads((tmp_path / "kept" / "sweep.json").read_text())
+    assert kept["over"] == "eps"
+    assert [point["text"] for point in kept["points"]] == ["8/255", "0.1", "0.3"]
+    assert kept["points"][0]["run"] == json.loads((tmp_path / "kept" / "eps=8_255" / "run.json").read_text())
+    accuracies = [point["run"]["worst_case"]["accuracy"] for point in kept["points"]]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert [check["code"] for check in kept["checks"]] == ["budgets-do-not-nest"]
+
+
+def test_the_same_command_resumes(here, tmp_path):
+    command = ("sweep", "--values", "0,1", "--model", "rcnn", *SMALL, "--eps", "0.1", "--out", "kept", "--json", "-")
+    first = here(*command)
+    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("cells/*")}
+    assert cells
+    again = here(*command)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("cells/*")} == cells
+    points = [[point["run"]["worst_case"] for point in json.loads(done.stdout)["points"]] for done in (first, again)]
+    assert points[0] == points[1]
+
+
+def test_ctrl_c_keeps_the_values_that_are_done(here, tmp_path, monkeypatch):
+    from rbfbench.evaluation import engine
+
+    evaluate, calls = engine.evaluate, []
+
+    def stopping(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            monkeypatch.setattr(engine._Job, "attack", interrupt)
+        return evaluate(*arguments, **named)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "evaluate", stopping)
+    done = here("sweep", "--values", "0,1", "--model", "rcnn", *SMALL, "--eps", "0.1", "--out", "kept")
+    assert done.exit_code == 130
+    assert "interrupted: 1 of 2 values are done and shown and kept" in done.stderr
+    assert [point["value"] for point in json.loads((tmp_path / "kept" / "sweep.json").read_text())["points"]] == [0.0]
+
+
+def test_a_png_has_the_size_that_is_said(here, tmp_path):
+    done = here(
+        "sweep", "--over", "m", "--values", "1,3", "--model", "rcnn", *SMALL, "--eps", "0.1", "--figure", "m.png"
+    )
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "m.png") as picture:
+        picture.load()
+        assert f"wrote m.png ({picture.width} x {picture.height} pixels)" in done.stderr
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
+
+
+BAD = {
+    "unknown quantity": (("--over", "beta3"), "did you mean 'beta2'"),
+    "no number": (("--values", "1,x"), "--values 'x' is not a number"),
+    "nothing": (("--values="), "--values '' is not a number"),
+    "part of a draw": (("--over", "m", "--values", "1.5"), "is not a whole number"),
+    "twice": (("--values", "1,1.0"), "holds a value twice"),
+    "below zero": (("--values=-1,1", "--model", "rcnn", *SMALL, "--eps", "0.1"), "beta2 = -1.0 cannot be used"),
+    "not this model's": (("--model", "cnn", *SMALL, "--eps", "0.1"), "cnn has no --beta2"),
+    "set twice": (("--beta2", "1"), "--beta2 and --over beta2 exclude each other"),
+    "radius twice": (("--over", "eps", "--eps", "0.1"), "--eps and --over eps exclude each other"),
+    "no default": (("--over", "beta1"), "--values is missing"),
+    "no radius": (("--over", "eps", "--dataset", "digits"), "--eps is missing"),
+    "negative radius": (("--over", "eps", "--values=-0.1,0.1"), "is no radius"),
+    "picture": (("--figure", "curve.pdf"), "unknown picture format"),
+    "scale": (("--noise-scale", "sigmas", "--model", "rcnn", *SMALL, "--eps", "0.1"), "did you mean 'sigma'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_wrong_command_line_is_refused_before_any_run(here, case, monkeypatch):
+    from rbfbench.evaluation import engine
+
+    monkeypatch.setattr(engine, "evaluate", lambda *_, **__: pytest.fail("a run began"))
+    arguments, words = BAD[case]
+    done = here("sweep", *((arguments,) if isinstance(arguments, str) else arguments))
+    assert isinstance(done.exception, UsageError), done.output
+    assert words in str(done.exception)
+    assert "\n" not in str(done.exception)
+
+
+def test_a_place_that_cannot_hold_the_result_is_refused(here):
+    done = here("sweep", "--json", str(Path("nowhere") / "s.json"), *SMALL, "--eps", "0.1")
+    assert isinstance(done.exception, LoadError)
+    assert "nowhere" in str(done.exception)
