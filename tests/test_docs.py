@@ -16,7 +16,7 @@ import pytest
 from safetensors import safe_open
 
 from rbfbench.cli import cli
-from rbfbench.cli.attack import _rows
+from rbfbench.cli.plan import rows_of
 from rbfbench.defenses import shipped_path
 from rbfbench.defenses.em import EM_PRESETS, REJECT_SCORE, STEP_DOWN
 from rbfbench.defenses.rbf import PRESETS, RBFConfig
@@ -278,7 +278,7 @@ def test_commands_are_understood(line, tmp_path, monkeypatch):
         command = command.commands[arguments.pop(0)]
     parameters = command.make_context(name, arguments).params
     if name == "attack":
-        assert _rows(parameters)
+        assert rows_of(parameters)
 
 
 def test_mynets_changes_what_it_says():

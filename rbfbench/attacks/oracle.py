@@ -48,6 +48,11 @@ class Counts:
         self.flat = np.zeros(n, np.int64)
         self.lost = np.zeros(n, np.int64)
 
+    def add(self, index: NDArray[np.intp], **amounts: int | NDArray[np.bool_]) -> None:
+        """Add to the named counts of the images at `index`, once for each time that an image stands there."""
+        for name, amount in amounts.items():
+            np.add.at(getattr(self, name), index, amount)
+
 
 class Oracle:
     """A view of a model for a batch of images, which can be narrowed: `oracle[index]`.
@@ -85,18 +90,28 @@ class Oracle:
         self.max_rows = max_rows
         self.counts = Counts(n)
         self.index: NDArray[np.intp] = np.arange(n)
+        self.turn = np.zeros(n, np.int64)  # how often the same image stood before in `index`
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, index: Tensor) -> Oracle:
-        """The oracle of the images at `index` (a mask or positions), sharing their counts and keys."""
+        """The oracle of the images at `index` (a mask or positions), sharing their counts and keys.
+
+        A position may stand there several times, for several points near one image: each sees noise of its own.
+        """
         narrowed = object.__new__(Oracle)
         narrowed.__dict__.update(self.__dict__)
         where = index.cpu().numpy()
         narrowed.index = self.index[where]
+        narrowed.turn = _turns(narrowed.index)
         narrowed.keys = None if self.keys is None else self.keys[where]
         return narrowed
+
+    @property
+    def room(self) -> int:
+        """Points near one image that fit into one pass beside the same number for every other image; at least 1."""
+        return max(1, self.max_rows // max(1, len(self) * self.draws))
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W), without a graph."""
@@ -124,9 +139,12 @@ class Oracle:
             else:
                 logits, values, gradient = self._in_turn(x, loss)
         self._count(logits, twice=not one_pass)
-        self.counts.backwards[self.index] += self.draws
-        self.counts.looks[self.index] += 1
-        self.counts.flat[self.index] += (gradient.flatten(1) == 0).all(dim=1).cpu().numpy()
+        self.counts.add(
+            self.index,
+            backwards=self.draws,
+            looks=1,
+            flat=(gradient.flatten(1) == 0).all(dim=1).cpu().numpy(),
+        )
         return Evaluation(logits.detach(), values.detach(), gradient)
 
     def _in_turn(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Evaluation:
@@ -158,7 +176,8 @@ class Oracle:
         done = 0
         while done < self.draws:
             draws = min(max(1, self.max_rows // max(len(x), 1)), self.draws - done)
-            keys = self.keys and self.keys.spread(draws, self.counts.drawn[self.index] + done)
+            first = self.counts.drawn[self.index] + self.turn * self.draws + done
+            keys = self.keys and self.keys.spread(draws, first)
             logits = self.forward(x, keys)
             yield logits.view(len(x), draws, logits.shape[-1])
             done += draws
@@ -181,6 +200,19 @@ class Oracle:
         return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _count(self, logits: Tensor, *, twice: bool) -> None:
-        self.counts.forwards[self.index] += self.draws * (1 + twice)
-        self.counts.drawn[self.index] += self.draws
-        self.counts.lost[self.index] += (~torch.isfinite(logits).all(dim=1)).cpu().numpy()
+        self.counts.add(
+            self.index,
+            forwards=self.draws * (1 + twice),
+            drawn=self.draws,
+            lost=(~torch.isfinite(logits).all(dim=1)).cpu().numpy(),
+        )
+
+
+def _turns(index: NDArray[np.intp]) -> NDArray[np.int64]:
+    """(N,) how many earlier entries of `index` equal each one."""
+    order = np.argsort(index, kind="stable")
+    ranked = index[order]
+    first = np.searchsorted(ranked, ranked, side="left")
+    turns = np.empty(len(index), np.int64)
+    turns[order] = np.arange(len(index)) - first
+    return turns

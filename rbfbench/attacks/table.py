@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from rbfbench.errors import UsageError, unknown_name
 
@@ -92,8 +92,9 @@ class AttackInfo:
     Attributes:
         function: "module:name" of `f(oracle, x, y, *, norm, eps, rng, **parameters) -> x_adv`.
         norms: Norms it serves.
-        gradient: Whether it needs gradients.
-        control: A control, which never enters the worst case.
+        gradient: Whether it needs gradients; an attack that needs none sees only the model's decisions.
+        kind: "budget" keeps to ball and box; "minimum-norm" looks for the nearest adversarial example, whatever eps is,
+            and returns the image itself where it finds none; "control" knows nothing, and never enters the worst case.
         parameters: Everything that can be set.
         passes: (parameters) -> most (forwards, backwards) for each image and draw; where the draws of one image do not
             fit into one pass, gradients take each forward twice.
@@ -104,7 +105,7 @@ class AttackInfo:
     function: str
     norms: tuple[str, ...] = ("linf", "l2", "l1")
     gradient: bool = True
-    control: bool = False
+    kind: Literal["budget", "minimum-norm", "control"] = "budget"
     parameters: dict[str, Parameter] = field(default_factory=dict)
     passes: Callable[[dict[str, Any]], tuple[int, int]]
     reference: str
@@ -148,7 +149,7 @@ ATTACKS: dict[str, AttackInfo] = {
     "null": AttackInfo(
         function="rbfbench.attacks.controls:null",
         gradient=False,
-        control=True,
+        kind="control",
         passes=lambda p: (0, 0),
         reference="control",
         about="the images themselves: what noise alone breaks",
@@ -156,7 +157,7 @@ ATTACKS: dict[str, AttackInfo] = {
     "noise": AttackInfo(
         function="rbfbench.attacks.controls:noise",
         gradient=False,
-        control=True,
+        kind="control",
         parameters={"tries": Parameter(10, "int", 1)},
         passes=lambda p: (p["tries"], 0),
         reference="control",

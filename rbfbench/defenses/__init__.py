@@ -9,11 +9,14 @@ from importlib.resources import files
 from pathlib import Path
 
 SHIPPED: dict[str, str] = {
-    "rcnn": "RBF-CNN trained on clean images (arXiv 2004.02183)",
+    "rcnn+": "RBF-CNN trained on clean and noisy images (arXiv 2004.02183)",
+    "rcnn": "RBF-CNN trained on clean images",
     "cnn": "the same classifier without defence",
+    "cnn-ls": "the same with the smoothed labels of rcnn: what they do alone",
+    "cnn-ls-noise": "the same with the smoothed labels and noisy images of rcnn+: what they do alone",
 }
 
-DEFAULT_MODEL = "rcnn"
+DEFAULT_MODEL = "rcnn+"
 
 PRESET_NAMES = ("default", "paper", "authors")  # of `rbf.PRESETS`
 

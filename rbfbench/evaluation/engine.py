@@ -140,11 +140,11 @@ class _Job:
         self.exact = all(view.exact for view in self.views.values())
         self.passes = spec.passes if target.stochastic else 1
         self.model_digest = target.fingerprint(images)
-        self.rows = [row for row in spec.rows if row.view == "none" or row.view in self.views]
+        self.rows = [row for row in spec.rows if row.view in self.views]
         if not self.rows:
             raise ModelError(
                 f"none of the attacks can look at {target.name}",
-                f"they want the view {spec.rows[0].view}, and it has {', '.join(self.views)}",
+                f"they want the view {spec.rows[0].view}, and it has {', '.join(target.card['views'])}",
                 "leave --gradient out, or name one of its views",
             )
         # Averaging over the noise of a model that has none is what the other rows do already.
@@ -237,7 +237,7 @@ class _Job:
         """
         began = time.monotonic()
         self.flat = 0
-        view = self.views.get(row.view) or next(iter(self.views.values()))
+        view = self.views[row.view]
         draws = view.draws or row.draws
         samples = [self._clean_error(row, i) for i in np.flatnonzero(~self.worth).tolist()]
         for where in self.batches(np.flatnonzero(self.worth), draws if view.noisy else 1):
@@ -421,8 +421,8 @@ def _verdict_work(target: Target, passes: int) -> float:
 
 def row_work(target: Target, row: Row, passes: int) -> float:
     """Passes that one image costs under a row, its verdict included; a backward pass counts as one and a half."""
-    view = target.views.get(row.view)
-    draws = (view.draws or row.draws) if view and view.noisy else 1
+    view = target.views[row.view]
+    draws = (view.draws or row.draws) if view.noisy else 1
     forwards, backwards = ATTACKS[row.attack].passes(row.parameters)
     return draws * (forwards + 1.5 * backwards) + _verdict_work(target, passes)
 
@@ -431,5 +431,5 @@ def work_ahead(target: Target, rows: list[Row], n: int, passes: int) -> float:
     """Passes that a run over n images will cost at most."""
     work = passes * target.draws + sum(row_work(target, row, passes) for row in rows)
     if target.stochastic:
-        work += target.draws * (passes + sum(not ATTACKS[row.attack].control for row in rows))
+        work += target.draws * (passes + sum(ATTACKS[row.attack].kind != "control" for row in rows))
     return n * work

@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,18 +76,24 @@ class Target:
 
     @property
     def views(self) -> dict[str, View]:
-        """The views that this model has, by name; `static` of a model without noise is the model itself."""
+        """The views that this model has, by name; `static` of a model without noise is the model itself.
+
+        `none`, without gradients, is what an outsider sees: the decisions.
+        """
         if not self.keyed:
             if self.stochastic:
-                return {"eot": View(self._seeded, noisy=True, exact=False)}
-            return {"static": View(self._plain)}
+                seeded = View(self._seeded, noisy=True, exact=False)
+                return {"eot": seeded, "none": replace(seeded, draws=self.m)}
+            return dict.fromkeys(("static", "none"), View(self._plain))
         model: Any = self.model
         noisy = model.config.beta2 > 0
-        views = {"static": View(lambda x, keys: model.classify(model.front_static(x)), exact=not noisy)}
+        static = View(lambda x, keys: model.classify(model.front_static(x)), exact=not noisy)
+        views = {"static": static, "none": static}
         if noisy:
             # Noise that is fixed in the model has so many draws as the decision; averaging them is the decision.
             draws = None if self.stochastic else self.m
             views["eot"] = View(self._keyed, noisy=True, draws=draws, exact=not self.stochastic)
+            views["none"] = replace(views["eot"], draws=self.m)
             views["bpda"] = views["bpda-eot"] = View(
                 self._as_if_quiet, noisy=True, draws=draws, exact=not self.stochastic
             )
@@ -257,7 +263,7 @@ def inspect(
         "n_classes": target.n_classes,
         "m": target.m,
         "batch_invariant": target.keyed or not target.stochastic,
-        "views": sorted(target.views),
+        "views": sorted(set(target.views) - {"none"}),
         "constants": {name: value for name, value in vars(config).items() if not name.endswith("_train")}
         if target.keyed
         else {},

@@ -84,12 +84,13 @@ def test_bpda_passes_where_the_clamp_stops_the_exact_gradient(device: torch.devi
 
 
 def test_views_follow_the_noise() -> None:
-    assert sorted(target_of()[0].views) == ["bpda", "bpda-eot", "eot", "static"]
-    assert sorted(target_of(beta2=0.0)[0].views) == ["static"]
+    assert sorted(target_of()[0].views) == ["bpda", "bpda-eot", "eot", "none", "static"]
+    assert sorted(target_of(beta2=0.0)[0].views) == ["none", "static"]
     fixed = target_of(noise_scope="model")[0].views
     assert {fixed[name].draws for name in ("eot", "bpda", "bpda-eot")} == {DRAWS}  # the whole ensemble
     assert all(fixed[name].exact for name in ("eot", "bpda"))
     assert not target_of()[0].views["bpda"].exact
+    assert target_of()[0].views["none"].draws == DRAWS  # an outsider sees decisions, not single draws
 
 
 def test_inspect_lists_the_views() -> None:

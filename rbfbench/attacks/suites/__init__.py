@@ -74,7 +74,7 @@ def single_rows(names: tuple[str, ...], view: str, draws: int) -> list[Row]:
             raise unknown_name("attack", name, ATTACKS)
         if view not in VIEWS:
             raise unknown_name("view", view, VIEWS)
-        used = "none" if name == "null" else view
+        used = view if ATTACKS[name].gradient else "none"
         rows.append(Row(name, used, _complete(name, {}), draws if used in AVERAGING else 1))
     if len({row.id for row in rows}) < len(rows):
         raise UsageError("the same attack is named twice", f"--attack {' --attack '.join(names)}", "name each once")
