@@ -110,7 +110,7 @@ def runs(draw: st.DrawFn, decisions: int) -> list[Cell]:
 @given(runs(decisions=1))
 def test_deterministic_worst_case_is_robust_iff_no_attack_broke_it(cells: list[Cell]) -> None:
     n = cells[0].row.n
-    worst = worst_case(cells, n, stochastic=False)
+    worst = worst_case(cells, stochastic=False)
     assert worst is not None
     unbroken = sum(all(c.samples[i].correct == 1 for c in cells) for i in range(n))
     assert worst.k == unbroken
@@ -125,7 +125,7 @@ def test_order_of_attacks_and_images_changes_nothing(
     n = cells[0].row.n
     shuffled = [msgspec.structs.replace(c, samples=shuffler.sample(c.samples, n)) for c in cells]
     shuffler.shuffle(shuffled)
-    assert worst_case(cells, n, stochastic=stochastic) == worst_case(shuffled, n, stochastic=stochastic)
+    assert worst_case(cells, stochastic=stochastic) == worst_case(shuffled, stochastic=stochastic)
     for cell, other in zip(cells, sorted(shuffled, key=lambda c: c.row.id), strict=True):
         assert row_of(cell.samples, cell.row.id, 3) == row_of(other.samples, cell.row.id, 3)
 
@@ -163,7 +163,7 @@ def test_luck_alone_does_not_lower_a_stochastic_worst_case() -> None:
     names = [f"copy{i}/eot" for i in range(10)]
     copies = [copy(name) for name in names]
     minimum = fsum(min(c[i].correct for c in copies) for i in range(n)) / n
-    control = worst_case([cell_of(c, name) for c, name in zip(copies, names, strict=True)], n, stochastic=True)
+    control = worst_case([cell_of(c, name) for c, name in zip(copies, names, strict=True)], stochastic=True)
     assert control is not None
     assert minimum < 0.5
     assert control.accuracy == pytest.approx(0.8, abs=0.04)
@@ -177,15 +177,23 @@ def test_controls_and_transfer_stay_out() -> None:
         cell_of(broken, "noise", view="none", category="black-box"),
         cell_of(broken, "transfer/pgd", category="transfer"),
     ]
-    worst = worst_case(cells, 1, stochastic=False)
+    worst = worst_case(cells, stochastic=False)
     assert worst is not None
     assert (worst.k, worst.strongest) == (1, "pgd/eot")
-    assert worst_case(cells[1:], 1, stochastic=False) is None
+    assert worst_case(cells[1:], stochastic=False) is None
 
 
-def test_the_worst_case_needs_every_image() -> None:
+def test_the_worst_case_needs_every_image_under_one_attack() -> None:
+    few, many = (cell_of([sample(i, correct=c) for i, c in part], name) for name, part in ROWS_OF_TWO_SIZES.items())
+    worst = worst_case([few, many], stochastic=False)
+    assert worst is not None
+    assert (worst.k, worst.n) == (1, 3)  # a row capped to the first images speaks for those
+    strangers = cell_of([sample(i) for i in (7, 8)], "pgd/eot")
     with pytest.raises(ValueError, match="3 images"):
-        worst_case([cell_of([sample(0), sample(1)], "pgd/eot")], 3, stochastic=False)
+        worst_case([strangers, many], stochastic=False)
+
+
+ROWS_OF_TWO_SIZES = {"square": [(0, 0.0), (1, 1.0)], "fgsm/static": [(0, 1.0), (1, 1.0), (2, 0.0)]}
 
 
 def test_one_search_for_the_nearest_example_gives_the_accuracy_at_every_radius() -> None:

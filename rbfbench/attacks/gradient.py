@@ -72,7 +72,7 @@ def pgd(
     Returns:
         The best candidate seen for each image (N, C, H, W).
     """
-    return _walk(
+    return walk(
         oracle,
         x,
         y,
@@ -116,20 +116,7 @@ def mi_fgsm(
     Returns:
         The best candidate seen for each image (N, C, H, W).
     """
-
-    def with_momentum() -> Step:
-        momentum: Tensor | None = None
-
-        def step(x_adv: Tensor, gradient: Tensor, size: float) -> Tensor:
-            nonlocal momentum
-            length = gradient.abs().sum(dim=(1, 2, 3), keepdim=True)
-            unit = gradient / length.clamp(min=torch.finfo(gradient.dtype).tiny)  # a zero gradient stays zero, not NaN
-            momentum = unit if momentum is None else decay * momentum + unit
-            return NORMS[norm].step(x_adv, momentum, size)
-
-        return step
-
-    return _walk(
+    return walk(
         oracle,
         x,
         y,
@@ -141,11 +128,29 @@ def mi_fgsm(
         restarts=1,
         random_start=False,
         loss=loss,
-        stepper=with_momentum,
+        stepper=momentum_stepper(norm, decay),
     )
 
 
-def _walk(
+def momentum_stepper(norm: str, decay: float) -> Callable[[], Step]:
+    """Steps along accumulated l1-normalised gradients; a new accumulation each time it is called (eqs. 6-7 there)."""
+
+    def start() -> Step:
+        momentum: Tensor | None = None
+
+        def step(x_adv: Tensor, gradient: Tensor, size: float) -> Tensor:
+            nonlocal momentum
+            length = gradient.abs().sum(dim=(1, 2, 3), keepdim=True)
+            unit = gradient / length.clamp(min=torch.finfo(gradient.dtype).tiny)  # a zero gradient stays zero, not NaN
+            momentum = unit if momentum is None else decay * momentum + unit
+            return NORMS[norm].step(x_adv, momentum, size)
+
+        return step
+
+    return start
+
+
+def walk(
     oracle: Oracle,
     x: Tensor,
     y: Tensor,

@@ -69,6 +69,7 @@ class Oracle:
         objective: What is averaged before the loss or after it.
         exact: The view decides like the model itself, so an image misclassified here is broken.
         max_rows: Rows (images times draws) that one pass may hold; more draws are taken in turn, so memory stays.
+        spent: Told the (forwards, backwards) of all images after every look.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Oracle:
         objective: Objective = "loss-of-mean",
         exact: bool = True,
         max_rows: int = 10_000,
+        spent: Callable[[int, int], None] = lambda forwards, backwards: None,
     ) -> None:
         self.forward = forward
         self.keys = keys
@@ -88,6 +90,7 @@ class Oracle:
         self.objective = objective
         self.exact = exact
         self.max_rows = max_rows
+        self.spent = spent
         self.counts = Counts(n)
         self.index: NDArray[np.intp] = np.arange(n)
         self.turn = np.zeros(n, np.int64)  # how often the same image stood before in `index`
@@ -139,6 +142,7 @@ class Oracle:
             else:
                 logits, values, gradient = self._in_turn(x, loss)
         self._count(logits, twice=not one_pass)
+        self.spent(0, len(self) * self.draws)
         self.counts.add(
             self.index,
             backwards=self.draws,
@@ -200,9 +204,11 @@ class Oracle:
         return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _count(self, logits: Tensor, *, twice: bool) -> None:
+        forwards = self.draws * (1 + twice)
+        self.spent(len(self) * forwards, 0)
         self.counts.add(
             self.index,
-            forwards=self.draws * (1 + twice),
+            forwards=forwards,
             drawn=self.draws,
             lost=(~torch.isfinite(logits).all(dim=1)).cpu().numpy(),
         )

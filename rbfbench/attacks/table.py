@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Literal
 
@@ -95,6 +95,10 @@ class AttackInfo:
         gradient: Whether it needs gradients; an attack that needs none sees only the model's decisions.
         kind: "budget" keeps to ball and box; "minimum-norm" looks for the nearest adversarial example, whatever eps is,
             and returns the image itself where it finds none; "control" knows nothing, and never enters the worst case.
+        surrogate: It walks on other models in the target's place, and its candidates are scored on the target.
+        coupled: The images of a batch act on each other; the engine hands it whole groups of `particles` images, fixed
+            by image id, whatever the batch size.
+        batch_invariant: What happens to an image does not depend on the cut into batches.
         parameters: Everything that can be set.
         passes: (parameters) -> most (forwards, backwards) for each image and draw; where the draws of one image do not
             fit into one pass, gradients take each forward twice.
@@ -106,6 +110,9 @@ class AttackInfo:
     norms: tuple[str, ...] = ("linf", "l2", "l1")
     gradient: bool = True
     kind: Literal["budget", "minimum-norm", "control"] = "budget"
+    surrogate: bool = False
+    coupled: bool = False
+    batch_invariant: bool = True
     parameters: dict[str, Parameter] = field(default_factory=dict)
     passes: Callable[[dict[str, Any]], tuple[int, int]]
     reference: str
@@ -145,6 +152,21 @@ ATTACKS: dict[str, AttackInfo] = {
         passes=lambda p: (p["steps"] + 1, p["steps"]),
         reference="arXiv 1710.06081",
         about="iterated FGSM with momentum",
+    ),
+    "transfer": AttackInfo(
+        function="rbfbench.attacks.transfer:transfer",
+        gradient=False,
+        surrogate=True,
+        parameters={
+            "steps": Parameter(50, "int", 1),
+            "step_size": Parameter(None, "float", POSITIVE),
+            "decay": Parameter(1.0, "float", 0.0),
+            "restarts": Parameter(1, "int", 1),
+            "loss": replace(LOSS, default="margin"),
+        },
+        passes=lambda p: (p["restarts"] * (p["steps"] + 1), p["restarts"] * p["steps"]),
+        reference="arXiv 1710.06081",
+        about="momentum PGD on surrogates, scored on the target",
     ),
     "null": AttackInfo(
         function="rbfbench.attacks.controls:null",

@@ -10,7 +10,7 @@ import click
 
 from rbfbench.attacks import Row
 from rbfbench.cli.options import check_writable, images_of, knobs_of, parse_eps, parse_limit, pick_device
-from rbfbench.cli.plan import eps_text_of, rows_of, run_options, spec_of
+from rbfbench.cli.plan import eps_text_of, rows_of, run_options, spec_of, surrogates_of
 from rbfbench.errors import IncompleteError, UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     "--out", type=click.Path(file_okay=False, path_type=Path), default=None, help="Run folder to keep and resume."
 )
 @click.option("--save-examples", is_flag=True, help="Keep all adversarial examples in --out, not the first 16.")
+@click.option("--dry-run", is_flag=True, help="Print what the run would cost, and run nothing.")
 @click.option("--json", "json_path", default=None, metavar="FILE", help="Write run.json there; - for stdout alone.")
 def attack(**given: Any) -> None:  # noqa: ANN401  (click passes the options declared above)
     r"""Attack a classifier and print how robust it is.
@@ -41,6 +42,8 @@ def attack(**given: Any) -> None:  # noqa: ANN401  (click passes the options dec
     if given["save_examples"] and given["out"] is None:
         raise UsageError("--save-examples has nowhere to write", "there is no --out", "add --out DIR")
     outcome = _run(given, rows, eps_text=eps_text, eps=eps)
+    if outcome is None:
+        return
     _print(outcome, given["json_path"])
     if outcome.interrupted:
         from rbfbench.cli import INTERRUPTED
@@ -53,7 +56,8 @@ def attack(**given: Any) -> None:  # noqa: ANN401  (click passes the options dec
         )
 
 
-def _run(given: dict[str, Any], rows: list[Row], *, eps_text: str, eps: float) -> Outcome:
+def _run(given: dict[str, Any], rows: list[Row], *, eps_text: str, eps: float) -> Outcome | None:
+    from rbfbench.cli.cost import print_cost
     from rbfbench.cli.progress import ProgressLine
     from rbfbench.evaluation.engine import evaluate
     from rbfbench.evaluation.loading import load_target
@@ -64,11 +68,23 @@ def _run(given: dict[str, Any], rows: list[Row], *, eps_text: str, eps: float) -
     check_writable("--json", given["json_path"])
     knobs = knobs_of(given)
     target = load_target(given["model"], images, device, knobs=knobs)
+    surrogates = surrogates_of(given, rows, images, device)
     spec = spec_of(given, target, images, available, rows, eps=eps, eps_text=eps_text, knobs=knobs)
+    print_cost(target, images, spec, whole=given["dry_run"])
+    if given["dry_run"]:
+        return None
     folder = RunFolder(given["out"]) if given["out"] else None
     keep = None if given["save_examples"] else 16
     with ProgressLine() as line:
-        return evaluate(target, images, spec, folder=folder, save_examples=keep, progress=line.update)
+        return evaluate(
+            target,
+            images,
+            spec,
+            surrogates=surrogates,
+            folder=folder,
+            save_examples=keep,
+            progress=line.update,
+        )
 
 
 def _print(outcome: Outcome, json_path: str | None) -> None:

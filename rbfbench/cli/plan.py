@@ -17,7 +17,7 @@ from rbfbench.cli.options import (
     device_option,
     knob_options,
 )
-from rbfbench.defenses import DEFAULT_MODEL
+from rbfbench.defenses import DEFAULT_MODEL, shipped_path
 from rbfbench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -72,6 +72,16 @@ def run_options(command: F) -> F:
             show_default=True,
             help="Fresh decisions to score a random model on.",
         ),
+        click.option(
+            "--surrogate",
+            "surrogates",
+            multiple=True,
+            help="Model that transfer rows attack; several make an ensemble.  [default: cnn of the data set]",
+        ),
+        click.option("--include-transfer", is_flag=True, help="Let transfer rows enter the worst case."),
+        click.option(
+            "--worst-case", is_flag=True, help="Run each attack on the survivors of those before it only: cheaper."
+        ),
         knob_options,
         click.option("--limit", default="100", show_default=True, help="First N images, or all."),
         click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random."),
@@ -103,15 +113,7 @@ def rows_of(given: dict[str, Any]) -> list[Row]:
     if objective not in (None, *OBJECTIVES):
         raise unknown_name("objective", objective, OBJECTIVES)
     rows = single_rows(attacks, view, draws or DRAWS) if attacks else load_suite(suite or "quick")
-    for row in rows:
-        if given["norm"] not in ATTACKS[row.attack].norms:
-            serves = ", ".join(ATTACKS[row.attack].norms)
-            raise UsageError(
-                f"{row.attack} does not serve {given['norm']}", f"it serves {serves}", "choose another norm"
-            )
-    for option, value in (("--eot-samples", draws), ("--objective", objective)):
-        if value and not any(row.view in AVERAGING for row in rows):
-            raise UsageError(f"{option} changes nothing", "no row averages over noise", "add --gradient eot")
+    _check_rows(given, rows)
     rows = [
         replace(row, draws=draws or row.draws, objective=objective or row.objective) if row.view in AVERAGING else row
         for row in rows
@@ -119,6 +121,28 @@ def rows_of(given: dict[str, Any]) -> list[Row]:
     for setting in given["settings"]:
         rows = _changed(rows, setting)
     return rows
+
+
+def _check_rows(given: dict[str, Any], rows: list[Row]) -> None:
+    """Refuse a norm that a row does not serve, and options that no row heeds."""
+    for row in rows:
+        if given["norm"] not in ATTACKS[row.attack].norms:
+            serves = ", ".join(ATTACKS[row.attack].norms)
+            raise UsageError(
+                f"{row.attack} does not serve {given['norm']}", f"it serves {serves}", "choose another norm"
+            )
+    transfers = any(ATTACKS[row.attack].surrogate for row in rows)
+    averages = any(row.view in AVERAGING for row in rows)
+    follows = any(row.view != "none" for row in rows)
+    for option, value, heeded, why, todo in (
+        ("--surrogate", given["surrogates"], transfers, "no row transfers", "add --attack transfer"),
+        ("--include-transfer", given["include_transfer"], transfers, "no row transfers", "add --attack transfer"),
+        ("--gradient", given["gradient"], follows, "these attacks follow no gradient", "leave it out"),
+        ("--eot-samples", given["eot_samples"], averages, "no row averages over noise", "add --gradient eot"),
+        ("--objective", given["objective"], averages, "no row averages over noise", "add --gradient eot"),
+    ):
+        if value and not heeded:
+            raise UsageError(f"{option} changes nothing", why, todo)
 
 
 def _changed(rows: list[Row], setting: str) -> list[Row]:
@@ -146,6 +170,23 @@ def eps_text_of(given: dict[str, Any]) -> str:
     if given["eps_text"] is not None:
         return str(given["eps_text"])
     return f"{default_radius(given['dataset'], given['norm']):g}"
+
+
+SURROGATE = "cnn"  # what transfer rows attack if nothing else is named
+
+
+def surrogates_of(given: dict[str, Any], rows: list[Row], images: Images, device: Any) -> list[Target]:  # noqa: ANN401
+    """The models that transfer rows attack; none where nothing was named and no `cnn` of the data set is shipped."""
+    from rbfbench.evaluation.loading import load_target
+
+    if not any(ATTACKS[row.attack].surrogate for row in rows):
+        return []
+    names = given["surrogates"] or ((SURROGATE,) if shipped_path(SURROGATE, images.name) else ())
+    if not names and given["attacks"]:
+        raise UsageError(
+            "the transfer attack has no surrogate", f"no {SURROGATE} is shipped for {images.name}", "add --surrogate"
+        )
+    return [load_target(name, images, device) for name in names]
 
 
 def spec_of(
@@ -180,5 +221,8 @@ def spec_of(
         passes=given["passes"],
         batch_size=given["batch_size"],
         device=str(target.device),
+        worst_case=given["worst_case"],
+        include_transfer=given["include_transfer"],
+        surrogates=given["surrogates"],
         **deciding,
     )

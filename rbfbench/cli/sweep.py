@@ -18,7 +18,7 @@ from rbfbench.cli.options import (
     parse_limit,
     pick_device,
 )
-from rbfbench.cli.plan import eps_text_of, rows_of, run_options, spec_of
+from rbfbench.cli.plan import eps_text_of, rows_of, run_options, spec_of, surrogates_of
 from rbfbench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def _run(
     images, available = images_of(given)
     over, points, broken_at = given["over"], list[SweepPoint](), list[set[str]]()
     interrupted = False
+    surrogates = surrogates_of(given, rows, images, device)
     targets = {}
     for text, value in values.items():  # all before the first run: a value that cannot be used ends the sweep at once
         knobs = knobs_of(given) | ({} if over == "eps" else {over: value})
@@ -129,7 +130,9 @@ def _run(
             spec = spec_of(given, target, images, available, rows, eps=radii[text], eps_text=eps_text, knobs=knobs)
             folder = RunFolder(given["out"] / f"{over}={text.replace('/', '_')}") if given["out"] else None
             show = partial(_show, line, f"{over} {text}: ")
-            outcome = evaluate(target, images, spec, folder=folder, save_examples=16, progress=show)
+            outcome = evaluate(
+                target, images, spec, surrogates=surrogates, folder=folder, save_examples=16, progress=show
+            )
             if interrupted := outcome.interrupted:
                 break
             points.append(SweepPoint(value=values[text], text=text, run=outcome.run))

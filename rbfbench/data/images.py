@@ -90,6 +90,13 @@ class Images:
 
         return torch.from_numpy(self.floats(start, stop)), torch.from_numpy(self.labels[start:stop].copy())
 
+    def at(self, positions: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images at some positions, in that order, and their labels; as `batch`."""
+        picked = replace(
+            self, pixels=self.pixels[positions], labels=self.labels[positions], indices=self.indices[positions]
+        )
+        return picked.batch(0, len(positions))
+
     @cached_property
     def ids(self) -> list[str]:
         """One id per image: its index and 12 hex digits of the SHA-256 of its float32 NCHW bytes."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from rbfbench.attacks import ATTACKS, AVERAGING, NOISY_VIEWS, Row
 from rbfbench.attacks.losses import margin
-from rbfbench.attacks.oracle import Counts, Objective, Oracle
+from rbfbench.attacks.oracle import Objective, Oracle
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
 from rbfbench.errors import ModelError, RbfbenchError
@@ -27,9 +28,21 @@ from rbfbench.evaluation.checks import run_checks
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.evaluation.examples import Examples
 from rbfbench.evaluation.memory import choose_batch_size, is_out_of_memory
+from rbfbench.evaluation.nearest import candidates_within, verified_distance
+from rbfbench.evaluation.samples import Unattacked, spared
 from rbfbench.evaluation.spec import RunSpec
-from rbfbench.evaluation.target import Target, View
+from rbfbench.evaluation.target import Target, View, ensemble
 from rbfbench.evaluation.verify import Verdict, verify
+from rbfbench.evaluation.work import (
+    BACKWARD,
+    Meter,
+    Progress,
+    draws_of,
+    images_of_row,
+    row_work,
+    verdict_work,
+    work_ahead,
+)
 from rbfbench.results.intervals import score
 from rbfbench.results.records import AttackRow, Category, Cell, Check, Norm, Run, Sample, Score
 from rbfbench.results.records import View as ViewName
@@ -37,7 +50,7 @@ from rbfbench.results.store import RunFolder, cell_key
 from rbfbench.results.summary import enters_worst_case, summarise, worst_case
 
 T = TypeVar("T")
-Progress = Callable[[str, float, float], None]  # (what, work done, all work), work in passes over one image
+SURE = 1.0  # margin beyond which an image of a random model counts as broken for good, on draws that score nothing
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,7 @@ def evaluate(
     images: Images,
     spec: RunSpec,
     *,
+    surrogates: Sequence[Target] = (),
     folder: RunFolder | None = None,
     save_examples: int | None = None,
     progress: Progress = lambda what, done, total: None,
@@ -64,6 +78,7 @@ def evaluate(
         target: The model.
         images: The images asked for, already limited.
         spec: What to run.
+        surrogates: Models that transfer rows attack in its place; several make an ensemble.
         folder: Where to keep cells and results, resuming from those that are there.
         save_examples: Adversarial examples to keep for each attack in the folder; None keeps all.
         progress: Told how much of the work is done.
@@ -75,7 +90,7 @@ def evaluate(
     if folder:
         folder.claim(spec.question())
     with _answering(target):
-        job = _Job(target, images, spec, progress)
+        job = _Job(target, images, spec, surrogates, progress)
         clean = job.clean_pass()
     cells: list[Cell] = []
     null: Score | None = None
@@ -85,10 +100,12 @@ def evaluate(
             cell = job.stored(folder, row)
             if cell is None:
                 examples = Examples(folder.path if folder else None, row.id, save_examples)
+                key = job.key(row)
                 cell = job.attack(row, examples)
                 examples.write()
                 if folder and cell.row.unknown == 0:  # a crash may not repeat itself: try such a cell again
-                    folder.write_cell(job.key(row), cell)
+                    folder.write_cell(key, cell)
+            job.learn(cell)
             cells.append(cell)
         if target.stochastic:
             with _answering(target):
@@ -106,9 +123,13 @@ def evaluate(
         environment=describe_environment(target.device),
         clean=clean,
         attacks=[cell.row for cell in cells],
-        worst_case=worst_case(cells, len(images), stochastic=target.stochastic),
+        worst_case=worst_case(
+            cells, stochastic=target.stochastic, include_transfer=spec.include_transfer, cumulative=spec.worst_case
+        ),
         null_attack=null,
-        checks=job.crashes + run_checks(target, clean, [cell.row for cell in cells], job.left_out),
+        checks=job.crashes
+        + run_checks(target, clean, [cell.row for cell in cells], job.left_out)
+        + ([job.surrogate_check()] if surrogates else []),
     )
     samples = [sample for cell in cells for sample in cell.samples]
     if folder:
@@ -133,43 +154,64 @@ def _answering(target: Target) -> Iterator[None]:
 class _Job:
     """One run in progress: what its steps share."""
 
-    def __init__(self, target: Target, images: Images, spec: RunSpec, progress: Progress) -> None:
-        self.target, self.images, self.spec, self.progress = target, images, spec, progress
+    def __init__(
+        self, target: Target, images: Images, spec: RunSpec, surrogates: Sequence[Target], progress: Progress
+    ) -> None:
+        self.target, self.images, self.spec, self.surrogates = target, images, spec, surrogates
         self.keys = Keys.of(images.ids, spec.seed)
         self.views = target.views
-        self.exact = all(view.exact for view in self.views.values())
         self.passes = spec.passes if target.stochastic else 1
         self.model_digest = target.fingerprint(images)
-        self.rows = [row for row in spec.rows if row.view in self.views]
+        self.surrogate_digests = [surrogate.fingerprint(images) for surrogate in surrogates]
+        self.rows = [row for row in spec.rows if row.view in self.views and self._has_surrogate(row)]
         if not self.rows:
             raise ModelError(
                 f"none of the attacks can look at {target.name}",
                 f"they want the view {spec.rows[0].view}, and it has {', '.join(target.card['views'])}",
                 "leave --gradient out, or name one of its views",
             )
+        exact = all(view.exact for view in self.views.values())
         # Averaging over the noise of a model that has none is what the other rows do already.
-        self.left_out = [
-            row for row in spec.rows if row not in self.rows and not (row.view in NOISY_VIEWS and self.exact)
-        ]
+        self.left_out = [row for row in spec.rows if row not in self.rows and not (row.view in NOISY_VIEWS and exact)]
         self.crashes: list[Check] = []
+        self.broken: dict[int, Sample] = {}  # by position: what broke an image for good, where survivors are attacked
         target.max_rows = spec.batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
-        self.done = 0.0
-        self.work = work_ahead(target, self.rows, len(images), self.passes)
+        self.meter = Meter(progress, work_ahead(target, self.rows, len(images), self.passes))
 
-    def _tell(self, what: str, work: float) -> None:
-        self.done += work
-        self.progress(what, self.done, max(self.work, self.done))
+    def _has_surrogate(self, row: Row) -> bool:
+        return bool(self.surrogates) or not ATTACKS[row.attack].surrogate
+
+    def surrogate_check(self) -> Check:
+        """Whether a surrogate is the target itself: then its examples are made on the model that they are scored on."""
+        same = [
+            s.name
+            for s, digest in zip(self.surrogates, self.surrogate_digests, strict=True)
+            if digest == self.model_digest
+        ]
+        return Check(
+            code="surrogate-is-target",
+            fired=bool(same),
+            detail=f"the surrogate {', '.join(same)} is the model itself: nothing is transferred",
+        )
 
     def key(self, row: Row) -> str:
-        """Content address of a row's cell."""
+        """Content address of a row's cell, as things stand before it runs."""
+        info = ATTACKS[row.attack]
+        invariant = self.target.card["batch_invariant"] and info.batch_invariant
+        # Parts that most rows do not have stay out of the digest.
+        parts = {
+            "surrogates": self.surrogate_digests if info.surrogate else None,
+            "limit": row.limit,
+            "broken": sorted(self.images.ids[i] for i in self.broken) or None,
+        }
         return cell_key(
             self.spec.deciding()
             | {
-                "schema": 1,
+                "schema": 2,
                 "rbfbench": version("rbfbench"),
                 "model": self.model_digest,
                 "data": self.images.digest,
-                "batch": None if self.target.card["batch_invariant"] else self.target.max_rows,
+                "batch": None if invariant else self.target.max_rows,
                 "row": {
                     "id": row.id,
                     "attack": row.attack,
@@ -179,14 +221,26 @@ class _Job:
                 },
                 "parameters": row.parameters,
             }
+            | {name: part for name, part in parts.items() if part is not None}
         )
 
     def stored(self, folder: RunFolder | None, row: Row) -> Cell | None:
         """The row's cell if an earlier run of this folder finished it."""
         cell = folder.read_cell(self.key(row)) if folder else None
         if cell:
-            self._tell(row.id, row_work(self.target, row, self.passes) * len(self.images))
+            self.meter.skip(row.id)
         return cell
+
+    def learn(self, cell: Cell) -> None:
+        """Let later rows spare what this one has broken, if survivors only are attacked."""
+        if not self.spec.worst_case or not enters_worst_case(cell.row):
+            return
+        position = {image: i for i, image in enumerate(self.images.ids)}
+        for sample in cell.samples:
+            # Draws that score a random model must not decide what is attacked: that would be luck.
+            lost = sample.selection < -SURE if self.target.stochastic else sample.correct == 0
+            if lost and sample.status == "ok":
+                self.broken[position[sample.image]] = sample
 
     def batches(self, where: np.ndarray, rows_an_image: int) -> Iterator[np.ndarray]:
         """Positions `where`, cut so that a batch has at most `max_rows` rows; the cut follows a lowered limit."""
@@ -196,19 +250,26 @@ class _Job:
             yield where[start : start + size]
             start += size
 
+    def groups(self, where: np.ndarray, size: int) -> Iterator[np.ndarray]:
+        """Positions `where` in groups of images that act on each other: fixed by id, whoever else is attacked."""
+        order = np.argsort([hashlib.blake2b(image.encode(), digest_size=8).hexdigest() for image in self.images.ids])
+        for start in range(0, len(order), size):
+            group = np.intersect1d(order[start : start + size], where)
+            if len(group):
+                yield group
+
     def load(self, where: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Images and labels at sorted positions, on the device."""
-        x, y = self.images.batch(int(where[0]), int(where[-1]) + 1)
-        pick = torch.from_numpy(where - where[0])
+        """Images and labels at positions, on the device."""
+        x, y = self.images.at(where)
         device = self.target.device
-        return x[pick].to(device), y[pick].to(device)
+        return x.to(device), y.to(device)
 
     def clean_pass(self) -> Score:
         """Decide on the clean images: who is right without any attack, and how often."""
         n = len(self.images)
-        self.clean_correct = np.zeros(n)
-        self.clean_prediction = np.zeros(n, np.int64)
+        correct, prediction = np.zeros(n), np.zeros(n, np.int64)
         keys = self.keys.fold("clean")
+        self.meter.begin("clean", self.meter.ahead["clean"])
         for where in self.batches(np.arange(n), 1):
 
             def decide(where: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -221,14 +282,16 @@ class _Job:
                         "check the weights and the input range ([0,1])",
                     )
                 fresh = logits.argmax(2)
+                self.meter.tick(len(where) * self.passes * self.target.draws)
                 return [((fresh == y).double().mean(0).cpu().numpy(), fresh[0].cpu().numpy())]
 
             parts = self._halving(decide, where)
-            self.clean_correct[where] = np.concatenate([part[0] for part in parts])
-            self.clean_prediction[where] = np.concatenate([part[1] for part in parts])
-            self._tell("clean", len(where) * self.passes * self.target.draws)
-        self.worth = (self.clean_correct > 0) | self.target.stochastic
-        return score(fsum(self.clean_correct), n)
+            correct[where] = np.concatenate([part[0] for part in parts])
+            prediction[where] = np.concatenate([part[1] for part in parts])
+            self.meter.settle(len(where) * self.passes * self.target.draws)
+        self.clean = Unattacked(self.images, correct, prediction)
+        self.worth = (correct > 0) | self.target.stochastic
+        return score(fsum(correct), n)
 
     def attack(self, row: Row, examples: Examples) -> Cell:
         """Attack the images that are right without attack, and verify what comes back.
@@ -237,19 +300,37 @@ class _Job:
         """
         began = time.monotonic()
         self.flat = 0
-        view = self.views[row.view]
-        draws = view.draws or row.draws
-        samples = [self._clean_error(row, i) for i in np.flatnonzero(~self.worth).tolist()]
-        for where in self.batches(np.flatnonzero(self.worth), draws if view.noisy else 1):
-            samples += self._halving(partial(self._attack_batch, row, view, draws, examples), where)
-            self._tell(row.id, len(where) * row_work(self.target, row, self.passes))
+        info = ATTACKS[row.attack]
+        taken = np.arange(images_of_row(row, len(self.images)))
+        gone = np.array([i in self.broken for i in taken.tolist()], bool)
+        alive = taken[self.worth[taken] & ~gone]
+        samples = [self.clean.clean_error(row.id, i) for i in taken[~self.worth[taken]].tolist()]
+        samples += [spared(row.id, self.broken[i]) for i in taken[gone].tolist()]
+        each = row_work(self.target, row, self.passes)
+        self.meter.begin(row.id, len(alive) * each)
+        view = self._view(row)
+        work = partial(self._attack_batch, row, view, examples)
+        if info.coupled:
+            parts = self.groups(alive, cast(int, row.parameters["particles"]))
+        else:
+            parts = self.batches(alive, draws_of(self.target, row) if view.noisy else 1)
+        for where in parts:
+            samples += self._halving(work, where, whole=info.coupled)
+            self.meter.settle(len(where) * each)
         order = {image: position for position, image in enumerate(self.images.ids)}
         samples.sort(key=lambda sample: order[sample.image])
-        return Cell(row=self._summary(row, draws, samples, time.monotonic() - began), samples=samples)
+        return Cell(row=self._summary(row, samples, time.monotonic() - began), samples=samples)
+
+    def _view(self, row: Row) -> View:
+        if ATTACKS[row.attack].surrogate:
+            return View(ensemble(self.surrogates), exact=False)
+        return self.views[row.view]
 
     def null_control(self, copies: int) -> Score:
         """The worst case over so many copies of the unattacked images: the same choice, scored on fresh decisions."""
         correct = np.zeros(len(self.images))
+        each = self.target.draws * (copies + self.passes)
+        self.meter.begin("null control", len(correct) * each)
         for where in self.batches(np.arange(len(self.images)), 1):
 
             def judge(where: np.ndarray) -> list[np.ndarray]:
@@ -258,15 +339,18 @@ class _Job:
                 chance = [margin(self.target.decide(x, keys.fold("copy", i))[0], y) for i in range(copies)]
                 chosen = torch.stack(chance).argmax(0).cpu().numpy()
                 fresh = self.target.decide(x, keys.fold("score").draw(chosen), self.passes).argmax(2)
+                self.meter.tick(len(where) * each)
                 return [(fresh == y).double().mean(0).cpu().numpy()]
 
             correct[where] = np.concatenate(self._halving(judge, where))
-            self._tell("null control", len(where) * self.target.draws * (copies + self.passes))
+            self.meter.settle(len(where) * each)
         return score(fsum(correct), len(correct))
 
-    def _attack_batch(self, row: Row, view: View, draws: int, examples: Examples, where: np.ndarray) -> list[Sample]:
+    def _attack_batch(self, row: Row, view: View, examples: Examples, where: np.ndarray) -> list[Sample]:
         x, y = self.load(where)
         keys = self.keys[where].fold("attack", row.id)
+        info, spec, target = ATTACKS[row.attack], self.spec, self.target
+        draws = view.draws or row.draws
         oracle = Oracle(
             view.forward,
             keys.fold("noise") if view.noisy else None,
@@ -275,13 +359,29 @@ class _Job:
             objective=cast(Objective, row.objective),
             exact=view.exact,
             # Draws that are fixed in the model are one ensemble: cut into passes, each would see its first members.
-            max_rows=max(self.target.max_rows, draws) if view.draws else self.target.max_rows,
+            max_rows=max(target.max_rows, draws) if view.draws else target.max_rows,
+            spent=lambda forwards, backwards: self.meter.tick(forwards + BACKWARD * backwards),
         )
+        verdict_keys = self.keys[where].fold("verdict", row.id)
         try:
-            x_adv = ATTACKS[row.attack].resolve()(
-                oracle, x, y, norm=self.spec.norm, eps=self.spec.eps, rng=keys, **row.parameters
-            )
-            verdict = self._verdict(x, x_adv, y, self.keys[where].fold("verdict", row.id))
+            x_adv = info.resolve()(oracle, x, y, norm=spec.norm, eps=spec.eps, rng=keys, **row.parameters)
+            distance = None
+            if info.kind == "minimum-norm":
+                nearest = x_adv
+                x_adv = candidates_within(
+                    target, x, nearest, y, norm=spec.norm, eps=spec.eps, keys=verdict_keys.fold("choose")
+                )
+            verdict = self._verdict(x, x_adv, y, verdict_keys)
+            if info.kind == "minimum-norm":
+                distance = verified_distance(
+                    target,
+                    x,
+                    (nearest, x_adv),
+                    y,
+                    norm=spec.norm,
+                    keys=verdict_keys.fold("distance"),
+                    passes=self.passes,
+                )
         except RbfbenchError:
             raise
         except Exception as error:
@@ -291,109 +391,40 @@ class _Job:
             detail = f"{row.id}: {''.join(traceback.format_exception_only(error)).strip()}"
             crash = Check(code="attack-crashed", fired=True, detail=detail)
             self.crashes += [crash] if crash not in self.crashes else []
-            return [self._unknown(row, i) for i in where]
+            return [self.clean.unknown(row.id, i) for i in where.tolist()]
+        self.meter.tick(len(where) * verdict_work(target, self.passes))
         examples.add(where, x_adv)
         self.flat += int(((oracle.counts.looks > 0) & (oracle.counts.flat == oracle.counts.looks)).sum())
-        return self._samples(row, where, y, verdict, oracle.counts)
+        return self.clean.judged(row.id, where, y, verdict, counts=oracle.counts, distance=distance)
 
     def _verdict(self, x: Tensor, x_adv: Tensor, y: Tensor, keys: Keys) -> Verdict:
         spec = self.spec
         return verify(self.target, x, x_adv, y, norm=spec.norm, eps=spec.eps, keys=keys, passes=self.passes)
 
-    def _halving(self, work: Callable[[np.ndarray], list[T]], where: np.ndarray) -> list[T]:
-        """`work(where)`; when memory runs out, in halves, and with the smaller batch from then on."""
+    def _halving(self, work: Callable[[np.ndarray], list[T]], where: np.ndarray, *, whole: bool = False) -> list[T]:
+        """`work(where)`; when memory runs out, with smaller batches from then on, and in halves unless `whole`."""
         try:
             return work(where)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(where) == 1 and self.target.max_rows == 1:
+            if (whole or len(where) == 1) and self.target.max_rows == 1:
                 raise ModelError(
                     f"{self.target.name} does not fit into memory", "not even one image does", "take a larger machine"
                 ) from error
         self.target.max_rows = max(1, self.target.max_rows // 2)
         if self.target.device.type == "cuda":
             torch.cuda.empty_cache()
-        middle = max(1, len(where) // 2)
+        middle = len(where) if whole else max(1, len(where) // 2)
         parts = (where[:middle], where[middle:])
-        return [result for part in parts if len(part) for result in self._halving(work, part)]
+        return [result for part in parts if len(part) for result in self._halving(work, part, whole=whole)]
 
-    def _samples(self, row: Row, where: np.ndarray, y: Tensor, verdict: Verdict, counts: Counts) -> list[Sample]:
-        valid = verdict.valid.tolist()
-        # A model that did not answer on the attack's way is not known to be robust, unless it was broken all the same.
-        silent = torch.from_numpy(counts.lost > 0) & (verdict.correct.cpu() > 0)
-        answered = (verdict.answered.cpu() & ~silent).tolist()
-        lengths = {name: length.tolist() for name, length in verdict.lengths.items()}
-        columns = zip(
-            where.tolist(),
-            y.tolist(),
-            verdict.prediction.tolist(),
-            verdict.correct.tolist(),
-            verdict.correct_8bit.tolist(),
-            verdict.wrong_any.tolist(),
-            verdict.selection.tolist(),
-            counts.forwards.tolist(),
-            counts.backwards.tolist(),
-            strict=True,
-        )
-        samples = []
-        for j, (i, label, prediction, correct, on_grid, wrong, selection, forwards, backwards) in enumerate(columns):
-            verified = valid[j] and answered[j]
-            clean = float(self.clean_correct[i])
-            samples.append(
-                Sample(
-                    attack=row.id,
-                    image=self.images.ids[i],
-                    label=label,
-                    clean_prediction=int(self.clean_prediction[i]),
-                    adversarial_prediction=prediction if verified else -1,
-                    clean_correct=clean,
-                    correct=correct if verified else clean,
-                    correct_8bit=on_grid if verified else clean,
-                    wrong_any=wrong if verified else False,
-                    selection=selection if verified else 0.0,
-                    status="ok" if verified else "unknown" if valid[j] else "invalid",
-                    **{name: length[j] if np.isfinite(length[j]) else None for name, length in lengths.items()},
-                    forwards=forwards,
-                    backwards=backwards,
-                )
-            )
-        return samples
-
-    def _clean_error(self, row: Row, i: int) -> Sample:
-        return self._unattacked(row, i, status="clean-error", correct=0.0)
-
-    def _unknown(self, row: Row, i: int) -> Sample:
-        return self._unattacked(row, i, status="unknown", correct=float(self.clean_correct[i]))
-
-    def _unattacked(self, row: Row, i: int, *, status: str, correct: float) -> Sample:
-        missing = status == "unknown"
-        return Sample(
-            attack=row.id,
-            image=self.images.ids[i],
-            label=int(self.images.labels[i]),
-            clean_prediction=int(self.clean_prediction[i]),
-            adversarial_prediction=-1 if missing else int(self.clean_prediction[i]),
-            clean_correct=float(self.clean_correct[i]),
-            correct=correct,
-            correct_8bit=correct,
-            wrong_any=not missing,
-            selection=0.0,
-            status="unknown" if missing else "clean-error",
-            linf=None if missing else 0.0,
-            l2=None if missing else 0.0,
-            l1=None if missing else 0.0,
-            forwards=0,
-            backwards=0,
-        )
-
-    def _summary(self, row: Row, draws: int, samples: list[Sample], wall_s: float) -> AttackRow:
+    def _summary(self, row: Row, samples: list[Sample], wall_s: float) -> AttackRow:
         spec = self.spec
-        averaged = {"draws": draws, "objective": row.objective} if row.view in AVERAGING else {}
-        parameters = dict(row.parameters) | averaged
+        averaged = {"draws": draws_of(self.target, row), "objective": row.objective} if row.view in AVERAGING else {}
         summary = summarise(
             samples,
-            len(self.images),
+            images_of_row(row, len(self.images)),
             id=row.id,
             name=row.attack,
             view=cast(ViewName, row.view),
@@ -402,34 +433,17 @@ class _Job:
             eps=spec.eps,
             decisions=self.passes,
             wall_s=wall_s,
-            params=parameters,
+            params=dict(row.parameters) | averaged,
         )
-        return msgspec.structs.replace(summary, flat=self.flat)
+        cumulative = summary.accuracy if spec.worst_case and enters_worst_case(summary) else None
+        return msgspec.structs.replace(summary, flat=self.flat, cumulative_accuracy=cumulative)
 
 
 def _category(row: Row, views: dict[str, View]) -> Category:
+    if ATTACKS[row.attack].surrogate:
+        return "transfer"
     if not ATTACKS[row.attack].gradient:
         return "black-box"
     if row.view in NOISY_VIEWS:
         return "adaptive"
     return "white-box" if views[row.view].exact else "static"
-
-
-def _verdict_work(target: Target, passes: int) -> float:
-    return target.draws * ((passes + 2) if target.stochastic else 2)
-
-
-def row_work(target: Target, row: Row, passes: int) -> float:
-    """Passes that one image costs under a row, its verdict included; a backward pass counts as one and a half."""
-    view = target.views[row.view]
-    draws = (view.draws or row.draws) if view.noisy else 1
-    forwards, backwards = ATTACKS[row.attack].passes(row.parameters)
-    return draws * (forwards + 1.5 * backwards) + _verdict_work(target, passes)
-
-
-def work_ahead(target: Target, rows: list[Row], n: int, passes: int) -> float:
-    """Passes that a run over n images will cost at most."""
-    work = passes * target.draws + sum(row_work(target, row, passes) for row in rows)
-    if target.stochastic:
-        work += target.draws * (passes + sum(ATTACKS[row.attack].kind != "control" for row in rows))
-    return n * work

@@ -29,6 +29,9 @@ class RunSpec:
         batch_size: Rows in one pass; None chooses from memory. It decides no number.
         device: Where the model runs.
         knobs: Constants of the defence that were changed.
+        worst_case: Each attack runs on the survivors of those before it only.
+        include_transfer: Transfer rows enter the worst case.
+        surrogates: What transfer rows attack, as the user called it.
     """
 
     model: str
@@ -46,6 +49,9 @@ class RunSpec:
     batch_size: int | None = None
     device: str = "cpu"
     knobs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    worst_case: bool = False
+    include_transfer: bool = False
+    surrogates: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The spec as run.json holds it."""

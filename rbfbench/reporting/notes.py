@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from rich.table import Table
 from rich.text import Text
 
-from rbfbench.reporting.words import duration, plural
+from rbfbench.reporting.words import duration, percent, plural
 from rbfbench.results.intervals import wilson
 from rbfbench.results.records import Run
 
@@ -27,7 +27,7 @@ KINDS = {
     "static": "static knows all but the noise",
     "adaptive": "adaptive is built against this defense",
     "black-box": "black-box sees its answers only",
-    "transfer": "transfer attacks another model and stays out of the worst case",
+    "transfer": "transfer attacks another model",
 }
 ALWAYS_SHOWN = ("beta1", "beta2", "m")  # of a defence's constants; the others where they were changed
 ROOM_TO_GROW = 10  # suggested are this many times the images, which narrows intervals about threefold
@@ -94,6 +94,14 @@ def _explain(run: Run) -> Iterator[tuple[str, str]]:
     )
     if run.worst_case:
         yield "worst case", _worst_case(run)
+    if any(row.cumulative_accuracy is not None for row in run.attacks):
+        yield (
+            "rows",
+            "Each attack ran on the images that those above it had left; its accuracy is what all of them left.",
+        )
+    yield from _curves(run)
+    if transfer := _transfer(run):
+        yield "transfer", transfer
     if controls := _controls(run):
         yield "controls", controls
     if views := _only({row.view for row in run.attacks}, VIEWS):
@@ -122,9 +130,30 @@ def _worst_case(run: Run) -> str:
     )
 
 
+def _curves(run: Run) -> Iterator[tuple[str, str]]:
+    """Accuracy over the radius, for attacks that look for the nearest adversarial example."""
+    for row in run.attacks:
+        if row.curve:
+            points = ", ".join(f"{eps:.3g}: {percent(accuracy)}%" for eps, accuracy in row.curve)
+            middle = "none for half of the images" if row.median_distance is None else f"{row.median_distance:.4g}"
+            yield "distances", f"{row.id}, accuracy by {row.norm} radius {points}. Median distance {middle}."
+
+
+def _transfer(run: Run) -> str:
+    parts = [
+        f"{row.id}: {percent(row.accuracy_of_right)}% of those that are right without attack"
+        for row in run.attacks
+        if row.accuracy_of_right is not None
+    ]
+    names = ", ".join(run.spec.get("surrogates", ())) or "cnn"
+    return f"Made on {names}, scored here; {'; '.join(parts)}." if parts else ""
+
+
 def _controls(run: Run) -> str:
     names = {row.name for row in run.attacks}
     parts = []
+    if any(row.category == "transfer" for row in run.attacks) and not run.spec.get("include_transfer"):
+        parts.append("Transfer rows stay out of the worst case.")
     if run.null_attack or "null" in names:
         parts.append("null is the unattacked image, picked and scored in the same way: its gap to clean is luck.")
     if "noise" in names:

@@ -93,8 +93,9 @@ def _columns(run: Run, options: ConsoleOptions) -> list[_Column]:
 
 def _sections(run: Run) -> list[list[_Line]]:
     """Clean, the attacks, what they leave together, and what stands beside them as a control."""
-    attacks = [row for row in run.attacks if enters_worst_case(row)]
-    others = [row for row in run.attacks if not enters_worst_case(row)]
+    transfer = bool(run.spec.get("include_transfer"))
+    attacks = [row for row in run.attacks if enters_worst_case(row, include_transfer=transfer)]
+    others = [row for row in run.attacks if row not in attacks]
     controls = [_Line(row.id, row, row, "dim") for row in others]
     if run.null_attack:
         controls.insert(0, _Line("null control", run.null_attack, style="dim"))

@@ -16,7 +16,7 @@ Category = Literal["white-box", "static", "adaptive", "black-box", "transfer"]
 Norm = Literal["linf", "l2", "l1"]
 Status = Literal["started", "complete", "partial", "failed"]
 View = Literal["static", "eot", "bpda", "bpda-eot", "none"]
-Verdict = Literal["ok", "clean-error", "invalid", "unknown"]
+Verdict = Literal["ok", "clean-error", "spared", "invalid", "unknown"]
 
 
 class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,6 +54,11 @@ class AttackRow(Score, frozen=True, kw_only=True):
         accuracy_8bit: Accuracy after rounding the candidates to the 1/255 grid.
         wrong_any: Images wrong in at least one of the decisions; None for a single decision.
         flat: Images that gave the attack no gradient at all, whatever point it looked at.
+        cumulative_accuracy: Where each attack ran on the survivors of those above it: what all of them left, which is
+            `accuracy` then.
+        accuracy_of_right: Of a transfer attack: accuracy over the images that the model gets right without attack.
+        curve: Of an attack that looks for the nearest adversarial example: (radius, accuracy) pairs by growing radius,
+            all from this one run.
         median_distance: Of an attack that looks for the nearest adversarial example: the median over the images asked
             for of the verified distance, 0 for clean errors; None where the median image withstood at any distance.
     """
@@ -75,6 +80,9 @@ class AttackRow(Score, frozen=True, kw_only=True):
     wrong_any: Count | None
     flat: Count = 0
     median_distance: Amount | None = None
+    cumulative_accuracy: Fraction | None = None
+    accuracy_of_right: Fraction | None = None
+    curve: list[tuple[Amount, Fraction]] | None = None
 
 
 class WorstCase(Score, frozen=True, kw_only=True):
@@ -136,7 +144,7 @@ class Sample(Record, frozen=True, kw_only=True):
         correct_8bit: The same for the candidate on the 1/255 grid.
         wrong_any: Wrong in at least one of those decisions.
         selection: Margin of the log mean probability on the selection draws; lower is a stronger candidate.
-        status: "clean-error" was never attacked.
+        status: "clean-error" was never attacked; "spared" was broken by an earlier row, and carries its numbers.
         linf: Size of the perturbation, likewise l2 and l1; None where the candidate was not finite.
         forwards: Forward passes spent on this image, likewise backwards.
         distance: Length in the norm of the run of the nearest verified adversarial example, whatever the budget, from

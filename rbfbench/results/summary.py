@@ -46,8 +46,9 @@ def summarise(
     """
     _one_each(samples, n)
     total = score(fsum(s.correct for s in samples), n)
-    attacked = [s for s in samples if s.status != "clean-error"]
-    wrong_any = sum(s.status == "clean-error" or (s.status == "ok" and s.wrong_any) for s in samples)
+    attacked = [s for s in samples if s.status not in ("clean-error", "spared")]
+    wrong_any = sum(s.status == "clean-error" or (s.status in ("ok", "spared") and s.wrong_any) for s in samples)
+    right = [s for s in samples if s.clean_correct == 1]
     return AttackRow(
         accuracy=total.accuracy,
         k=total.k,
@@ -69,6 +70,8 @@ def summarise(
         accuracy_8bit=score(fsum(s.correct_8bit for s in samples), n).accuracy,
         wrong_any=wrong_any if decisions > 1 else None,
         median_distance=_median_distance(samples),
+        curve=_curve(samples, eps),
+        accuracy_of_right=fsum(s.correct for s in right) / len(right) if category == "transfer" and right else None,
     )
 
 
@@ -83,6 +86,15 @@ def accuracy_at(samples: Sequence[Sample], eps: float) -> float:
     return sum(robust) / len(samples)
 
 
+CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # radii of a curve, in shares of the budget
+
+
+def _curve(samples: Sequence[Sample], eps: float) -> list[tuple[float, float]] | None:
+    if all(s.distance is None for s in samples) or eps == 0:
+        return None
+    return [(share * eps, accuracy_at(samples, share * eps)) for share in CURVE]
+
+
 def _median_distance(samples: Sequence[Sample]) -> float | None:
     if all(s.distance is None for s in samples):
         return None
@@ -91,33 +103,44 @@ def _median_distance(samples: Sequence[Sample]) -> float | None:
     return None if middle == inf else middle
 
 
-def worst_case(cells: Sequence[Cell], n: int, *, stochastic: bool) -> WorstCase | None:
+def worst_case(
+    cells: Sequence[Cell], *, stochastic: bool, include_transfer: bool = False, cumulative: bool = False
+) -> WorstCase | None:
     """Accuracy when each image meets the attack that is strongest against it.
 
     Args:
-        cells: Every attack of the run; those that may not take part (`enters_worst_case`) are left out here.
-        n: Images asked for.
+        cells: Every attack of the run; those that may not take part (`enters_worst_case`) are left out here. A row may
+            hold the first images only, if another holds all.
         stochastic: Whether the model answers with noise, see `choose`.
+        include_transfer: Let transfer rows take part.
+        cumulative: Each attack ran on the survivors of those before it, so that none stands alone.
 
     Returns:
         None where no attack may take part.
 
     Raises:
-        ValueError: The attacks together do not hold exactly n images.
+        ValueError: No attack holds every image that one of them holds.
     """
-    entered = [cell for cell in cells if enters_worst_case(cell.row)]
+    entered = [cell for cell in cells if enters_worst_case(cell.row, include_transfer=include_transfer)]
     if not entered:
         return None
+    n = max(cell.row.n for cell in entered)
     chosen = list(choose([cell.samples for cell in entered], stochastic=stochastic).values())
     _one_each(chosen, n)
     total = score(fsum(s.correct for s in chosen), n)
-    strongest = min((cell.row.accuracy, cell.row.id) for cell in entered)[1]
+    strongest = _most_taken(entered) if cumulative else min((cell.row.accuracy, cell.row.id) for cell in entered)[1]
     return WorstCase(accuracy=total.accuracy, k=total.k, n=total.n, ci95=total.ci95, strongest=strongest)
 
 
-def enters_worst_case(row: AttackRow) -> bool:
+def _most_taken(cells: Sequence[Cell]) -> str:
+    """Id of the row that broke most of the images it was given."""
+    taken = {c.row.id: sum(s.clean_correct - s.correct for s in c.samples if s.status == "ok") for c in cells}
+    return max(taken, key=taken.__getitem__)
+
+
+def enters_worst_case(row: AttackRow, *, include_transfer: bool = False) -> bool:
     """Whether the row is an attack on this model: controls attack nothing, transfer attacks another model."""
-    return row.name not in CONTROLS and row.category != "transfer"
+    return row.name not in CONTROLS and (include_transfer or row.category != "transfer")
 
 
 def choose(groups: Iterable[Sequence[Sample]], *, stochastic: bool) -> dict[str, Sample]:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Literal
 
 from rbfbench.results.records import Check, Record, Run, Sample
+from rbfbench.results.summary import enters_worst_case
 
 
 class SweepPoint(Record, frozen=True, kw_only=True):
@@ -40,7 +41,8 @@ class Sweep(Record, frozen=True, kw_only=True):
 
 def broken(samples: Sequence[Sample], run: Run) -> set[str]:
     """Ids of the images that the attacks of a run break on a deterministic model."""
-    entering = {row.id for row in run.attacks if row.category != "transfer"}
+    transfer = bool(run.spec.get("include_transfer"))
+    entering = {row.id for row in run.attacks if enters_worst_case(row, include_transfer=transfer)}
     return {s.image for s in samples if s.correct == 0 and s.attack in entering}
 
 

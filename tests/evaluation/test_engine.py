@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -425,3 +426,145 @@ def test_the_python_api_leaves_a_model_as_it_was():
     for bad in (x.numpy(), x * 255, x[0], (x * 255).to(torch.uint8)):
         with pytest.raises(DataError):
             attack(model, bad, y, norm="linf", eps=0.05)
+
+
+# nearest adversarial examples, survivors, surrogates, capped rows -----------------------------------------------------
+@contextmanager
+def patched(**functions):
+    """A table with attacks of the test's own, by name: (function, fields of its row)."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, (_, fields) in functions.items():
+            fields = {"passes": lambda p: (0, 0), "reference": "", "about": "", "gradient": False, **fields}
+            patch.setitem(ATTACKS, name, AttackInfo(function=name, **fields))
+        whole = AttackInfo.resolve
+        patch.setattr(AttackInfo, "resolve", lambda self: functions.get(self.function, (None,))[0] or whole(self))
+        yield
+
+
+def to_the_border(oracle, x, y, *, norm, eps, rng):
+    """The nearest wrong image of `Brightness`, a hair beyond its border, whatever the budget; dark images only."""
+    mean = x.flatten(1).mean(1)[:, None, None, None]
+    return torch.where(y[:, None, None, None] == 0, x + (0.5 - mean) + 1e-4, x)
+
+
+def test_a_search_for_the_nearest_example_is_judged_under_the_budget_and_gives_the_curve():
+    data = images()
+    x, y = data.batch(0, len(data))
+    distance = (x.flatten(1).mean(1) - 0.5).abs() + 1e-4
+    dark = y == 0
+    eps = float(distance[dark].sort().values[9:11].mean())
+    with patched(border=(to_the_border, {"kind": "minimum-norm"})):
+        outcome = run(Brightness(), [Row("border", "none", {})], data, eps=eps)
+    result = outcome.run.attacks[0]
+    assert result.invalid == 0  # farther ones are projected, not reported as cheats
+    broken = dark & (distance <= eps)
+    assert int(broken.sum()) == 10
+    assert result.k == len(data) - 10
+    for sample, d, there in zip(outcome.samples, distance.tolist(), dark.tolist(), strict=True):
+        assert (sample.distance is not None) == there
+        assert sample.distance is None or sample.distance == pytest.approx(d, abs=1e-6)
+        assert sample.linf <= eps * (1 + 1e-5) + 1e-6
+    for radius, accuracy in result.curve:
+        assert accuracy == float((~dark | (distance > radius)).double().mean())
+    assert dict(result.curve)[eps] == result.accuracy
+    assert result.median_distance == pytest.approx(float(distance[dark].max()), abs=1e-6)  # half the images withstand
+
+
+def test_a_claimed_nearest_example_that_the_model_gets_right_has_no_distance():
+    def boast(oracle, x, y, *, norm, eps, rng):
+        return (x + 1e-3).clamp(0, 1)
+
+    with patched(boast=(boast, {"kind": "minimum-norm"})):
+        outcome = run(Brightness(), [Row("boast", "none", {})], eps=0.01)
+    assert outcome.run.attacks[0].accuracy == 1
+    assert outcome.run.attacks[0].curve is None
+    assert all(sample.distance is None for sample in outcome.samples)
+
+
+def test_survivors_only_get_later_attacks_and_the_worst_case_is_the_same(tmp_path):
+    data = images()
+    rows = [row("fgsm"), row("pgd", steps=10), row("mi-fgsm")]
+    whole = run(Brightness(), rows, data, eps=0.25)
+    folder = RunFolder(tmp_path / "run")
+    spare = run(Brightness(), rows, data, folder=folder, eps=0.25, worst_case=True)
+    assert 0 < spare.run.worst_case.k < len(data)
+    assert spare.run.worst_case.k == whole.run.worst_case.k == spare.run.attacks[-1].k
+    first, *later = spare.run.attacks
+    assert first.k == whole.run.attacks[0].k
+    assert all(r.cumulative_accuracy == r.accuracy for r in spare.run.attacks)
+    broken = {s.image for s in spare.samples if s.attack == "fgsm/static" and s.correct == 0}
+    for s in spare.samples:
+        if s.attack != "fgsm/static":
+            assert (s.status == "spared") == (s.image in broken)
+            assert s.status != "spared" or s.forwards == 0
+    assert later[0].forwards == whole.run.attacks[1].forwards  # the mean is over attacked images
+    again = run(Brightness(), rows, data, folder=RunFolder(tmp_path / "run"), eps=0.25, worst_case=True)
+    assert again.samples == spare.samples
+
+
+def test_draws_that_score_a_random_model_do_not_decide_who_is_attacked_on():
+    data = images(200)
+    rows = [row("fgsm", "eot"), row("pgd", "eot", draws=2, steps=2)]
+    outcome = run(NoisyBrightness(), rows, data, eps=1e-6, passes=10, worst_case=True)
+    # As above: nothing was attacked for real, so whatever is missing from clean accuracy is luck.
+    assert abs(outcome.run.worst_case.accuracy - outcome.run.clean.accuracy) < 0.1
+
+
+def test_a_capped_row_takes_the_first_images_and_says_so():
+    data = images()
+    capped = dataclasses.replace(row("pgd", steps=10), limit=10)
+    outcome = run(Brightness(), [row("fgsm"), capped], data, eps=0.25)
+    assert [(r.n, r.id) for r in outcome.run.attacks] == [(len(data), "fgsm/static"), (10, "pgd/static")]
+    assert {s.image for s in outcome.samples if s.attack == "pgd/static"} == set(data.ids[:10])
+    assert outcome.run.worst_case.n == len(data)
+
+
+class Contrary(Brightness):
+    """Rises with brightness like `Brightness`, but its border lies elsewhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.tensor([[-2.0, 2.0]])
+
+
+def test_transfer_attacks_the_surrogate_and_scores_the_target_in_both_conventions():
+    data = images()
+    target = inspect(Contrary(), "toy", data, CPU)
+    surrogate = inspect(Brightness(), "other", data, CPU)
+    rows = [row("transfer", "none", steps=5), row("fgsm")]
+    outcome = evaluate(target, data, spec(rows, data, eps=0.2), surrogates=[surrogate])
+    transferred, fgsm = outcome.run.attacks
+    assert transferred.category == "transfer"
+    # Both gradients are the same for all images, so a sign attack on either makes the same images.
+    assert transferred.k == fgsm.k
+    assert transferred.accuracy_of_right == pytest.approx(transferred.k / outcome.run.clean.k)
+    assert transferred.forwards == 6
+    assert outcome.run.worst_case.strongest == "fgsm/static"
+    only = evaluate(target, data, spec(rows[:1], data, eps=0.2), surrogates=[surrogate])
+    assert only.run.worst_case is None
+    included = evaluate(target, data, spec(rows[:1], data, eps=0.2, include_transfer=True), surrogates=[surrogate])
+    assert included.run.worst_case.k == transferred.k
+    itself = evaluate(surrogate, data, spec(rows[:1], data, eps=0.2), surrogates=[surrogate])
+    assert "surrogate-is-target" in fired(itself)
+    assert "surrogate-is-target" not in fired(outcome)
+    alone = evaluate(target, data, spec(rows, data, eps=0.2))
+    assert "rows-left-out" in fired(alone)
+
+
+def test_coupled_attacks_get_the_same_groups_whatever_the_batch():
+    seen: list[frozenset] = []
+
+    def herd(oracle, x, y, *, norm, eps, rng, particles=6):
+        seen.append(frozenset(rng.images.tolist()))
+        return x.clone()
+
+    data = images()
+    with patched(herd=(herd, {"coupled": True})):
+        for size in (4, 64):
+            run(Brightness(), [Row("herd", "none", {"particles": 6})], data, batch_size=size)
+    first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert first == second
+    assert [len(group) for group in first] == [6] * 6 + [4]
+    seen.clear()
+    with patched(herd=(herd, {"coupled": True})):
+        run(Contrary(), [Row("herd", "none", {"particles": 6})], data)
+    assert all(any(group <= other for other in first) for group in seen)  # a wrong image leaves its group, no more

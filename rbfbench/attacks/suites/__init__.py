@@ -25,6 +25,7 @@ class Row:
         draws: Draws of noise averaged in each look (views `eot` and `bpda-eot`).
         objective: Name in `OBJECTIVES`: what those draws are averaged for.
         label: What tells rows of the same attack and view apart, or "".
+        limit: Images that the row takes, the first ones; None takes all that are asked for.
     """
 
     attack: str
@@ -33,11 +34,13 @@ class Row:
     draws: int = 1
     objective: str = "loss-of-mean"
     label: str = ""
+    limit: int | None = None
 
     @property
     def id(self) -> str:
-        """Name of the row in tables and files, such as "pgd/static" or "pgd-margin/eot"."""
-        return f"{self.attack}{'-' + self.label if self.label else ''}/{self.view}"
+        """Name of the row in tables and files, such as "pgd/static", "pgd-margin/eot" or "square"."""
+        view = "" if self.view == "none" else f"/{self.view}"
+        return f"{self.attack}{'-' + self.label if self.label else ''}{view}"
 
 
 def load_suite(name: str) -> list[Row]:
@@ -57,6 +60,7 @@ def load_suite(name: str) -> list[Row]:
             draws=row.get("draws", 1),
             objective=row.get("objective", "loss-of-mean"),
             label=row.get("label", ""),
+            limit=row.get("limit"),
         )
         for row in table["row"]
     ]

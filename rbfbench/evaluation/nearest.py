@@ -1,0 +1,70 @@
+"""What to make of attacks that look for the nearest adversarial example: honest under a budget, and beyond it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rbfbench.attacks.losses import margin
+from rbfbench.attacks.norms import NORMS, SHRINK
+from rbfbench.attacks.rng import Keys
+from rbfbench.evaluation.target import Target
+from rbfbench.evaluation.verify import within_budget
+
+
+def candidates_within(
+    target: Target, x: Tensor, nearest: Tensor, y: Tensor, *, norm: str, eps: float, keys: Keys
+) -> Tensor:
+    """Candidates in ball and box, from the nearest adversarial examples that an attack found.
+
+    One that lies too far away is projected; whether that still fools the model is for the verifier to find out. To a
+    random model a point at its border is now this, now that: there the same direction, followed up to eps, is a second
+    candidate, and the choice falls on draws that score nothing.
+
+    Args:
+        target: The model.
+        x: Clean images (N, C, H, W).
+        nearest: What the attack returned for them; the image itself where it found nothing.
+        y: (N,) true classes.
+        norm: Norm of the budget.
+        eps: The budget.
+        keys: (N,) keys of the choice.
+    """
+    geometry, budget = NORMS[norm], eps * SHRINK
+    delta = torch.nan_to_num(nearest - x)
+    inside, _ = within_budget(x, nearest, norm, eps)
+    projected = (x + geometry.project(x, delta, budget)).clamp(0, 1)
+    candidates = torch.where(inside[:, None, None, None], nearest, projected)
+    if not target.stochastic:
+        return candidates
+    length = geometry.length(delta)
+    longer = delta * (budget / length.clamp(min=1e-12)).clamp(min=1)[:, None, None, None]
+    extended = (x + geometry.project(x, longer, budget)).clamp(0, 1)
+    near = margin(target.decide(candidates, keys.fold("near"))[0], y)
+    far = margin(target.decide(extended, keys.fold("far"))[0], y)
+    return torch.where((far > near)[:, None, None, None], extended, candidates)
+
+
+def verified_distance(
+    target: Target, x: Tensor, found: tuple[Tensor, ...], y: Tensor, *, norm: str, keys: Keys, passes: int
+) -> Tensor:
+    """(N,) float64 length of the shortest of the points found that the model gets wrong; inf where it gets all right.
+
+    Args:
+        target: The model, asked in eval mode as a user would ask it.
+        x: Clean images (N, C, H, W).
+        found: Points near them, each (N, C, H, W).
+        y: (N,) true classes.
+        norm: Norm of the distance.
+        keys: (N,) keys of these decisions.
+        passes: Fresh decisions of a random model; it is wrong where most of them are.
+    """
+    distance = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+    for i, points in enumerate(found):
+        valid, lengths = within_budget(x, points, norm, torch.inf)
+        shown = torch.where(valid[:, None, None, None], points, x)
+        decided = target.decide(shown, keys.fold("point", i), passes if target.stochastic else 1)
+        wrong = (decided.argmax(2) != y).double().mean(0) > 0.5
+        answered = torch.isfinite(decided).all(2).all(0)
+        distance = torch.where(valid & wrong & answered, torch.minimum(distance, lengths[norm]), distance)
+    return distance
