@@ -50,6 +50,10 @@ class IncompleteError(RbfbenchError):
     """A question that could not be answered because cells are missing or unknown."""
 
 
+class IncomparableError(RbfbenchError):
+    """Runs that do not answer the same question."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Error for a name that no table holds, with the nearest one suggested.
 

@@ -1,9 +1,13 @@
-"""The README's Python runs as it stands."""
+"""The README's Python runs as it stands, and its accuracies are those of the cards."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+from cards import cards
+
+from rbfbench.defenses import SHIPPED
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -16,3 +20,21 @@ def test_the_five_lines_run(capsys):
     accuracy, interval = re.fullmatch(r"([\d.]+) \((.*)\)\s*", capsys.readouterr().out).groups()
     low, high = map(float, interval.split(", "))
     assert 0 <= low <= float(accuracy) <= high <= 1
+
+
+DATA = {"cifar10": "CIFAR-10", "mnist": "MNIST", "digits": "digits"}
+
+
+def test_the_accuracies_are_those_of_the_cards():
+    """All that is shipped, and nothing else: the lines expected are the ones to put there."""
+    found = cards()
+    expected = [
+        f"| `{model}` | {title} | {found[model, dataset].noisy} | {found[model, dataset].quiet} "
+        f"| {found[model, dataset].n:,} |".replace("|  |", "| |")
+        for dataset, title in DATA.items()
+        for model in SHIPPED
+        if (model, dataset) in found
+    ]
+    lines = README.read_text(encoding="utf-8").splitlines()
+    start = lines.index("| model | data | clean, beta2 1.75 and m 10 | clean, beta2 0 | images |") + 2
+    assert lines[start : lines.index("", start)] == expected, "\n".join(["the README should say", *expected])

@@ -1,11 +1,17 @@
-"""The best candidate of each image, kept while an attack walks."""
+"""The best candidate of each image, the strongest or the nearest, kept while an attack walks."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from rbfbench.attacks.losses import margin
+from rbfbench.attacks.norms import NORMS
+from rbfbench.attacks.oracle import Oracle
+
+LOOKS = 2  # by which a view with noise must confirm a point, or the nearest of thousands would be the luckiest
 
 
 class Best:
@@ -33,3 +39,61 @@ class Best:
         where = index[better]
         self.x_adv[where] = x_adv[better].detach()
         self.margin[where] = found[better].to(self.margin.dtype)
+
+
+class Nearest:
+    """For each image the nearest misclassified point that was visited; the image itself until there is one.
+
+    Args:
+        x: Clean images (N, C, H, W).
+        y: (N,) true classes.
+        norm: Norm of the distance.
+        measure: (N, C, H, W) -> (N,), another distance in its place.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, norm: str, measure: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.x_adv = x.clone()
+        self.x = x
+        self.y = y
+        self.measure = measure or NORMS[norm].length
+        self.length = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+
+    @property
+    def found(self) -> Tensor:
+        """(N,) bool: there is such a point."""
+        return torch.isfinite(self.length)
+
+    def offer(self, index: Tensor, x_adv: Tensor, logits: Tensor) -> None:
+        """Offer points x_adv (k, C, H, W) with their logits for the images at positions `index` (k,)."""
+        length = self.measure(x_adv - self.x[index])
+        self._keep(index, x_adv, length, (margin(logits, self.y[index]) > 0) & (length < self.length[index]))
+
+    def take(self, near: Oracle, index: Tensor, x_adv: Tensor, wins: Tensor, *, needed: Tensor, kappa: float) -> Tensor:
+        """Keep winning points if nearer; where the view draws noise, only those that stay so in further looks.
+
+        Args:
+            near: View of the model for the images at `index`.
+            index: (k,) positions of images.
+            x_adv: Points near them (k, C, H, W).
+            wins: (k,) bool: whose margin was above kappa.
+            needed: (k,) bool: where it matters whether a win holds, though it may not be nearer.
+            kappa: Margin that further looks must find.
+
+        Returns:
+            (k,) bool: the wins that hold, of those that are nearer or needed; without noise, all.
+        """
+        length = self.measure(x_adv - self.x[index])
+        nearer = length < self.length[index]
+        if near.keys is not None:
+            wins = wins & (nearer | needed)
+            for _ in range(LOOKS):
+                again = wins.nonzero()[:, 0]
+                if len(again):
+                    wins[again] = margin(near[again].logits(x_adv[again]), self.y[index[again]]) > kappa
+        self._keep(index, x_adv, length, wins & nearer)
+        return wins
+
+    def _keep(self, index: Tensor, x_adv: Tensor, length: Tensor, chosen: Tensor) -> None:
+        # Under masks, not positions: to count them would have the host wait for the device at each step.
+        self.x_adv[index] = torch.where(chosen.view(-1, 1, 1, 1), x_adv.detach(), self.x_adv[index])
+        self.length[index] = torch.where(chosen, length, self.length[index])

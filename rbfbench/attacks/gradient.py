@@ -1,4 +1,4 @@
-"""FGSM, PGD and MI-FGSM under any norm, and the walk that the last two share."""
+"""FGSM, PGD on either loss, MI-FGSM, and the walk that all iterated attacks on gradients share."""
 
 from __future__ import annotations
 
@@ -85,6 +85,51 @@ def pgd(
         random_start=random_start,
         loss=loss,
         stepper=lambda: NORMS[norm].step,
+    )
+
+
+def cw(
+    oracle: Oracle,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: str,
+    eps: float,
+    rng: Keys,
+    steps: int = 100,
+    step_size: float | None = None,
+    restarts: int = 1,
+) -> Tensor:
+    """Projected gradient ascent on the margin of Carlini and Wagner (arXiv 1608.04644), as in tables of linf attacks.
+
+    Their loss under the walk of `pgd` (arXiv 1706.06083, section 5); they look for the nearest adversarial example
+    instead. The loss is not capped where a margin is wide: a cap would only take the gradient from such images.
+
+    Args:
+        oracle: View of the model for these images.
+        x: Clean images (N, C, H, W) in [0,1].
+        y: (N,) true classes.
+        norm: "linf".
+        eps: Radius of the ball.
+        rng: Keys of these images, for the starts.
+        steps: Gradient steps in each restart.
+        step_size: Length of a step; 2.5 * eps / steps if None.
+        restarts: Independent starts.
+
+    Returns:
+        The best candidate seen for each image (N, C, H, W).
+    """
+    return pgd(
+        oracle,
+        x,
+        y,
+        norm=norm,
+        eps=eps,
+        rng=rng,
+        steps=steps,
+        step_size=step_size,
+        restarts=restarts,
+        loss="margin",
     )
 
 

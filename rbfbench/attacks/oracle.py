@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -130,7 +130,7 @@ class Oracle:
             ModelError: No gradient reaches the image.
         """
         x = x.detach().requires_grad_()
-        one_pass = len(x) * self.draws <= self.max_rows or self.draws == 1
+        one_pass = self._in_one_pass(x)
         with torch.enable_grad():
             if self.objective == "mean-of-losses" and self.draws > 1:
                 one_pass = True  # no draw waits for the others
@@ -151,19 +151,58 @@ class Oracle:
         )
         return Evaluation(logits.detach(), values.detach(), gradient)
 
+    def graph(self, x: Tensor) -> Tensor:
+        """Logits (N, classes) of images x with a graph back to them, for attacks that differentiate by themselves.
+
+        Such an attack takes the loss, so it can only be that of the mean. What flows back is counted as it comes, and
+        reaches the images alone; draws that do not fit into one pass are then done again. Where x wants no gradient
+        this is `logits`. A model through which none flows is an error on the way back.
+        """
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return self.logits(x)
+        logits: Tensor = _Look.apply(x, self)
+        return logits
+
+    def _way_back(self, x: Tensor, logits: Tensor, upstream: Tensor, first: NDArray[np.int64]) -> Tensor:
+        """The gradient of one look at images x, from that at its logits; its draws began at `first`."""
+        again = not self._in_one_pass(x)
+        with torch.enable_grad():
+            if again:
+                gradient = self._shared(x, logits, upstream, first)
+            else:
+                gradient = self._gradient((upstream * logits).sum(), x, keep=True)
+        forwards = self.draws * again
+        self.spent(len(self) * forwards, len(self) * self.draws)
+        asked = (upstream != 0).any(dim=1)  # an attack that is through with an image asks nothing about it
+        self.counts.add(
+            self.index,
+            forwards=forwards,
+            backwards=self.draws,
+            looks=asked.cpu().numpy(),
+            flat=(asked & (gradient.flatten(1) == 0).all(dim=1)).cpu().numpy(),
+        )
+        return gradient
+
+    def _in_one_pass(self, x: Tensor) -> bool:
+        return len(x) * self.draws <= self.max_rows or self.draws == 1
+
     def _in_turn(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Evaluation:
-        """Draws in turn: the mean first, then each draw's share p_c / sum of p_c of the gradient of the mean."""
+        """Draws in turn: the mean first, then each draw's share of its gradient."""
         with torch.no_grad():
             logits = self._mean(torch.cat(list(self._passes(x)), dim=1))
         leaf = logits.detach().requires_grad_()
         values = loss(leaf)
         upstream = self._gradient(values.sum(), leaf)
+        return Evaluation(logits, values, self._shared(x, logits, upstream, self.counts.drawn[self.index]))
+
+    def _shared(self, x: Tensor, logits: Tensor, upstream: Tensor, first: NDArray[np.int64]) -> Tensor:
+        """The gradient of the mean, of which each draw has the share p_c / sum of p_c, from draw `first` on."""
         gradient = torch.zeros_like(x)
-        for group in self._passes(x):
+        for group in self._passes(x, first):
             log_probability = group.log_softmax(dim=2)
             share = (log_probability.detach() - logits[:, None]).exp() / self.draws
             gradient += self._gradient((upstream[:, None] * share * log_probability).sum(), x)
-        return Evaluation(logits, values, gradient)
+        return gradient
 
     def _each(self, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Evaluation:
         """The mean of the losses of single draws, pass by pass."""
@@ -175,13 +214,13 @@ class Oracle:
             seen.append(group.detach())
         return Evaluation(self._mean(torch.cat(seen, dim=1)), values, gradient)
 
-    def _passes(self, x: Tensor) -> Iterator[Tensor]:
-        """Logits (N, draws of this pass, classes), for as many passes as `max_rows` needs."""
+    def _passes(self, x: Tensor, first: NDArray[np.int64] | None = None) -> Iterator[Tensor]:
+        """Logits (N, draws of this pass, classes), for as many passes as `max_rows` needs; the next draws if none."""
+        begin = (self.counts.drawn[self.index] if first is None else first) + self.turn * self.draws
         done = 0
         while done < self.draws:
             draws = min(max(1, self.max_rows // max(len(x), 1)), self.draws - done)
-            first = self.counts.drawn[self.index] + self.turn * self.draws + done
-            keys = self.keys and self.keys.spread(draws, first)
+            keys = self.keys and self.keys.spread(draws, begin + done)
             logits = self.forward(x, keys)
             yield logits.view(len(x), draws, logits.shape[-1])
             done += draws
@@ -192,8 +231,9 @@ class Oracle:
         return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(logits.shape[1])
 
     @staticmethod
-    def _gradient(value: Tensor, at: Tensor) -> Tensor:
-        gradient = torch.autograd.grad(value, at, allow_unused=True)[0] if value.requires_grad else None
+    def _gradient(value: Tensor, at: Tensor, *, keep: bool = False) -> Tensor:
+        reachable = value.requires_grad
+        gradient = torch.autograd.grad(value, at, retain_graph=keep, allow_unused=True)[0] if reachable else None
         if gradient is None:
             raise ModelError(
                 "the attack needs gradients",
@@ -212,6 +252,24 @@ class Oracle:
             drawn=self.draws,
             lost=(~torch.isfinite(logits).all(dim=1)).cpu().numpy(),
         )
+
+
+class _Look(torch.autograd.Function):
+    """One look of an oracle: whatever the graph behind it holds, gradients leave it for the images alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, oracle: Oracle) -> Tensor:  # noqa: ANN401
+        ctx.oracle, ctx.x = oracle, x.detach().requires_grad_()
+        ctx.first = oracle.counts.drawn[oracle.index]
+        with torch.set_grad_enabled(oracle._in_one_pass(x)):
+            ctx.logits = oracle._mean(torch.cat(list(oracle._passes(ctx.x)), dim=1))
+        logits: Tensor = ctx.logits.detach()
+        oracle._count(logits, twice=False)
+        return logits
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        return ctx.oracle._way_back(ctx.x, ctx.logits, upstream, ctx.first), None
 
 
 def _turns(index: NDArray[np.intp]) -> NDArray[np.int64]:

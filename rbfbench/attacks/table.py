@@ -38,12 +38,14 @@ class Parameter:
         kind: "int", "float", "bool" or "choice".
         least: Smallest number that makes sense.
         choices: For "choice".
+        most: Largest number that makes sense.
     """
 
     default: Value
     kind: str
     least: float = -math.inf
     choices: tuple[str, ...] = ()
+    most: float = math.inf
 
     def parse(self, name: str, text: str) -> Value:
         """The value that `text` spells.
@@ -74,15 +76,23 @@ class Parameter:
         Raises:
             UsageError: It is out of range.
         """
-        if isinstance(value, int | float) and not self.least <= value < math.inf:
-            raise UsageError(
-                f"{name}={value} makes no sense", f"it must be at least {self.least:g}", "give such a value"
-            )
+        if isinstance(value, int | float) and not (self.least <= value <= self.most and value < math.inf):
+            bounds = f"at least {self.least:g}" + (f" and at most {self.most:g}" if self.most < math.inf else "")
+            raise UsageError(f"{name}={value} makes no sense", f"it must be {bounds}", "give such a value")
         return value
 
 
 POSITIVE = 1e-12
 LOSS = Parameter("ce", "choice", choices=("ce", "margin"))
+APGD = {"steps": Parameter(100, "int", 1), "restarts": Parameter(1, "int", 1)}
+TRADE_OFF = {
+    "steps": Parameter(1000, "int", 1),
+    "search_steps": Parameter(9, "int", 1),
+    "lr": Parameter(0.01, "float", POSITIVE),
+    "initial_c": Parameter(1e-3, "float", POSITIVE),
+    "kappa": Parameter(0.0, "float", 0.0),
+}
+TARGETS = Parameter(9, "int", 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +108,7 @@ class AttackInfo:
         surrogate: It walks on other models in the target's place, and its candidates are scored on the target.
         coupled: The images of a batch act on each other; the engine hands it whole groups of `particles` images, fixed
             by image id, whatever the batch size.
+        release: Library and version of an attack that is not ours.
         batch_invariant: What happens to an image does not depend on the cut into batches.
         parameters: Everything that can be set.
         passes: (parameters) -> most (forwards, backwards) for each image and draw; where the draws of one image do not
@@ -113,6 +124,7 @@ class AttackInfo:
     surrogate: bool = False
     coupled: bool = False
     batch_invariant: bool = True
+    release: str = ""
     parameters: dict[str, Parameter] = field(default_factory=dict)
     passes: Callable[[dict[str, Any]], tuple[int, int]]
     reference: str
@@ -123,6 +135,27 @@ class AttackInfo:
         module, _, name = self.function.partition(":")
         function: Callable[..., Any] = getattr(import_module(module), name)
         return function
+
+
+PARTICLES = {
+    "steps": Parameter(200, "int", 1),
+    "step_size": Parameter(None, "float", POSITIVE),
+    "restarts": Parameter(1, "int", 1),
+    "particles": Parameter(200, "int", 1),
+    "loss": LOSS,
+    "weight": Parameter(None, "float"),
+}
+
+
+def _walk_passes(p: dict[str, Any]) -> tuple[int, int]:
+    """A look for each step, and one at the end, in each restart."""
+    return p["restarts"] * (p["steps"] + 1), p["restarts"] * p["steps"]
+
+
+def _trade_off_passes(p: dict[str, Any]) -> tuple[int, int]:
+    """A look a step, two more where noise must confirm a success, and one before the first."""
+    steps = p["search_steps"] * p["steps"]
+    return 1 + 3 * steps, steps
 
 
 ATTACKS: dict[str, AttackInfo] = {
@@ -142,7 +175,7 @@ ATTACKS: dict[str, AttackInfo] = {
             "random_start": Parameter(True, "bool"),
             "loss": LOSS,
         },
-        passes=lambda p: (p["restarts"] * (p["steps"] + 1), p["restarts"] * p["steps"]),
+        passes=_walk_passes,
         reference="arXiv 1706.06083",
         about="projected gradient ascent with restarts; best point kept",
     ),
@@ -162,11 +195,169 @@ ATTACKS: dict[str, AttackInfo] = {
             "step_size": Parameter(None, "float", POSITIVE),
             "decay": Parameter(1.0, "float", 0.0),
             "restarts": Parameter(1, "int", 1),
+            "random_start": Parameter(True, "bool"),
             "loss": replace(LOSS, default="margin"),
         },
-        passes=lambda p: (p["restarts"] * (p["steps"] + 1), p["restarts"] * p["steps"]),
+        passes=_walk_passes,
         reference="arXiv 1710.06081",
         about="momentum PGD on surrogates, scored on the target",
+    ),
+    "cw": AttackInfo(
+        function="rbfbench.attacks.gradient:cw",
+        norms=("linf",),
+        parameters={
+            "steps": Parameter(100, "int", 1),
+            "step_size": Parameter(None, "float", POSITIVE),
+            "restarts": Parameter(1, "int", 1),
+        },
+        passes=_walk_passes,
+        reference="arXiv 1608.04644",
+        about="projected gradient ascent on the margin loss",
+    ),
+    "slide": AttackInfo(
+        function="rbfbench.attacks.slide:slide",
+        norms=("l1",),
+        parameters={
+            "steps": Parameter(100, "int", 1),
+            "step_size": Parameter(None, "float", POSITIVE),
+            "quantile": Parameter(0.99, "float", 0.0, most=1.0),
+            "restarts": Parameter(1, "int", 1),
+        },
+        passes=_walk_passes,
+        reference="arXiv 1904.13000",
+        about="sparse l1 descent: equal steps in the steepest coordinates that have room",
+    ),
+    "daa-blob": AttackInfo(
+        function="rbfbench.attacks.daa:daa_blob",
+        norms=("linf",),
+        coupled=True,
+        parameters=PARTICLES,
+        passes=_walk_passes,
+        reference="arXiv 1808.05537",
+        about="images as particles: PGD whose steps also follow the neighbours (blob flow)",
+    ),
+    "daa-dgf": AttackInfo(
+        function="rbfbench.attacks.daa:daa_dgf",
+        norms=("linf",),
+        coupled=True,
+        parameters=PARTICLES,
+        passes=_walk_passes,
+        reference="arXiv 1808.05537",
+        about="images as particles: PGD whose steps also pull them together (discrete gradient flow)",
+    ),
+    "spsa": AttackInfo(
+        function="rbfbench.attacks.spsa:spsa",
+        norms=("linf", "l2"),
+        gradient=False,
+        parameters={
+            "steps": Parameter(100, "int", 1),
+            "pairs": Parameter(64, "int", 1),
+            "delta": Parameter(0.01, "float", 1e-4),  # nearer, the points of a pair would be equal in float32
+            "lr": Parameter(None, "float", POSITIVE),
+            "queries": Parameter(None, "int", 4),  # a start, a pair and a point
+        },
+        passes=lambda p: (min(filter(None, (p["queries"], p["steps"] * (2 * p["pairs"] + 1) + 1))), 0),
+        reference="arXiv 1802.05666",
+        about="Adam along slopes measured between pairs of points; best point kept",
+    ),
+    "square": AttackInfo(
+        function="rbfbench.attacks.square:square",
+        gradient=False,
+        parameters={
+            "queries": Parameter(5000, "int", 1),
+            "p_init": Parameter(0.8, "float", POSITIVE),
+            "restarts": Parameter(1, "int", 1),
+        },
+        passes=lambda p: (p["restarts"] * p["queries"], 0),
+        reference="arXiv 1912.00049",
+        about="random search in square windows; best point kept",
+    ),
+    "apgd-ce": AttackInfo(
+        function="rbfbench.attacks.apgd:apgd_ce",
+        parameters=APGD,
+        passes=lambda p: (p["restarts"] * (p["steps"] + 3), p["restarts"] * p["steps"]),
+        reference="arXiv 2003.01690, 2103.01208",
+        about="PGD that sets its own step size, on the cross-entropy",
+    ),
+    "apgd-dlr": AttackInfo(
+        function="rbfbench.attacks.apgd:apgd_dlr",
+        parameters=APGD,
+        passes=lambda p: (p["restarts"] * (p["steps"] + 3), p["restarts"] * p["steps"]),
+        reference="arXiv 2003.01690, 2103.01208",
+        about="the same on the difference of logits ratio, which no factor of the logits changes",
+    ),
+    "apgd-t": AttackInfo(
+        function="rbfbench.attacks.apgd:apgd_t",
+        parameters=APGD | {"targets": TARGETS},
+        passes=lambda p: (
+            1 + p["targets"] * p["restarts"] * (p["steps"] + 3),
+            p["targets"] * p["restarts"] * p["steps"],
+        ),
+        reference="arXiv 2003.01690, 2103.01208",
+        about="the same towards each of the likeliest wrong classes",
+    ),
+    "fab-t": AttackInfo(
+        function="rbfbench.attacks.fab:fab_t",
+        kind="minimum-norm",
+        parameters=APGD
+        | {
+            "targets": TARGETS,
+            "alpha_max": Parameter(0.1, "float", 0.0, most=1.0),
+            "eta": Parameter(1.05, "float", 1.0),
+            "beta": Parameter(0.9, "float", 0.0, most=1.0),
+        },
+        passes=lambda p: (
+            13 + 2 * p["targets"] * p["restarts"] * p["steps"],
+            p["targets"] * p["restarts"] * p["steps"],
+        ),
+        reference="arXiv 1907.02044",
+        about="nearest adversarial example by moves onto linearised borders, towards each likely wrong class",
+    ),
+    "cw-l2": AttackInfo(
+        function="rbfbench.attacks.cw:cw_l2",
+        norms=("l2",),
+        kind="minimum-norm",
+        parameters=TRADE_OFF,
+        passes=_trade_off_passes,
+        reference="arXiv 1608.04644",
+        about="nearest adversarial example by Adam, the constant searched for each image",
+    ),
+    "cw-linf": AttackInfo(
+        function="rbfbench.attacks.cw_linf:cw_linf",
+        norms=("linf",),
+        kind="minimum-norm",
+        parameters={
+            "steps": Parameter(1000, "int", 1),
+            "search_steps": Parameter(9, "int", 1),
+            "lr": Parameter(0.005, "float", POSITIVE),
+            "initial_c": Parameter(0.1, "float", POSITIVE),
+        },
+        passes=_trade_off_passes,
+        reference="arXiv 1608.04644",
+        about="nearest adversarial example under a bound on all changes, lowered again and again",
+    ),
+    "ead": AttackInfo(
+        function="rbfbench.attacks.ead:ead",
+        norms=("l1",),
+        kind="minimum-norm",
+        parameters=TRADE_OFF
+        | {"beta": Parameter(0.01, "float", 0.0), "rule": Parameter("l1", "choice", choices=("l1", "en"))},
+        passes=_trade_off_passes,
+        reference="arXiv 1709.04114",
+        about="nearest adversarial example under l1 and l2 together, by FISTA",
+    ),
+    "deepfool": AttackInfo(
+        function="rbfbench.attacks.deepfool:deepfool",
+        norms=("linf", "l2"),
+        kind="minimum-norm",
+        parameters={
+            "steps": Parameter(50, "int", 1),
+            "targets": TARGETS,
+            "overshoot": Parameter(0.02, "float", 0.0),
+        },
+        passes=lambda p: (1 + p["steps"] * (p["targets"] + 3), p["steps"] * p["targets"]),
+        reference="arXiv 1511.04599",
+        about="nearest adversarial example by steps onto the nearest linearised border",
     ),
     "null": AttackInfo(
         function="rbfbench.attacks.controls:null",

@@ -21,6 +21,7 @@ def transfer(
     step_size: float | None = None,
     decay: float = 1.0,
     restarts: int = 1,
+    random_start: bool = True,
     loss: str = "margin",
 ) -> Tensor:
     """Momentum ascent on a surrogate, never content with the first flip (Dong et al., arXiv 1710.06081, section 3.4).
@@ -39,6 +40,7 @@ def transfer(
         step_size: Length of a step in the norm; 2.5 * eps / steps if None.
         decay: Factor on the accumulated gradient.
         restarts: Independent starts.
+        random_start: Start uniformly in the ball; else at x.
         loss: "ce" or "margin".
 
     Returns:
@@ -54,7 +56,7 @@ def transfer(
         steps=steps,
         step_size=2.5 * eps / steps if step_size is None else step_size,
         restarts=restarts,
-        random_start=True,
+        random_start=random_start,
         loss=loss,
         stepper=momentum_stepper(norm, decay),
     )

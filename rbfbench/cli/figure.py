@@ -38,6 +38,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 SIDE_BY_SIDE = ("cnn", "rcnn", "rcnn+")  # models whose loss gradients are compared, where they are shipped
 USE_IMAGES = 50  # on which the use of filters is counted
 FRACTIONS = (0.5, 1, 2, 4)  # of the default radius, in a gallery
+BRIEF = 12  # letters
 
 
 class Scene(NamedTuple):
@@ -51,7 +52,7 @@ class Scene(NamedTuple):
 
 @click.group()
 def figure() -> None:
-    r"""Draw what a defence does: filters, reconstructions, loss gradients, adversarial images.
+    """Draw what a defence does: filters, reconstructions, loss gradients, adversarial images.
 
     \b
     rbfbench figure filters
@@ -59,7 +60,7 @@ def figure() -> None:
     rbfbench figure reconstruction --claim --limit 32
     rbfbench figure saliency --model cnn --model rcnn --dataset mnist
     rbfbench figure gallery --norm l2 --eps 1 --eps 2 --eps 4
-    """
+    """  # noqa: D301  (click's sign for lines that stay as they are)
 
 
 def _common(kind: str, indices: tuple[int, ...] = (), *, models: bool = False) -> Callable[[F], F]:
@@ -106,7 +107,10 @@ def _common(kind: str, indices: tuple[int, ...] = (), *, models: bool = False) -
 @figure.command()
 @_common("filters")
 def filters(**given: Any) -> None:  # noqa: ANN401  (click passes the options declared above)
-    """All filter means of an RBF-CNN, the most used first, with their variances (Fig. 2 of the paper)."""
+    """Filter means with their variances (the paper's figure 2).
+
+    All of them, the most used first.
+    """
     out = _out(given, "filters")
     scene = _scene(given, ())
 
@@ -127,7 +131,11 @@ def filters(**given: Any) -> None:  # noqa: ANN401  (click passes the options de
 @click.option("--limit", default=None, help="With --claim: first N images, or all.  [default: 16]")
 @click.option("--json", "json_path", default=None, metavar="FILE", help="With --claim: write it there; - for stdout.")
 def reconstruction(**given: Any) -> None:  # noqa: ANN401
-    """Attacked images before and after reconstruction, with distances (Fig. 3); --claim tests Claim 1."""
+    """Before and after reconstruction (figure 3).
+
+    Images attacked under each norm, and distances. With --claim, Claim 1 of the paper is tested instead, on random
+    and on adversarial changes.
+    """
     norms = [given["norm"]] if given["norm"] else list(NORMS)
     if given["eps_text"] and not given["norm"]:
         raise UsageError("--eps needs --norm", "a radius belongs to one norm", "add --norm linf")
@@ -168,7 +176,7 @@ def reconstruction(**given: Any) -> None:  # noqa: ANN401
 @figure.command()
 @_common("saliency", (0, 1, 4, 7), models=True)
 def saliency(**given: Any) -> None:  # noqa: ANN401
-    """Loss gradients of several models side by side (Fig. 5)."""
+    """Loss gradients of several models side by side (figure 5)."""
     out = _out(given, "saliency")
     given["model"] = given["model"] or _shipped_for(given["dataset"])
     scene = _scene(given, (0, 1, 4, 7))
@@ -184,14 +192,15 @@ def saliency(**given: Any) -> None:  # noqa: ANN401
         GridRow(name, [Panel(x[i]), *[Panel(part.shown[i], f"length {part.lengths[i]:.2g}") for part in maps]])
         for i, name in enumerate(scene.names)
     ]
+    noise = ", through the noise of a decision (m draws)" if any("eot" in t.views for t in scene.targets) else ""
     caption = (
-        "Gradients of the cross-entropy at the clean image, in one step. Each is clipped at "
+        f"Gradients of the cross-entropy at the clean image, in one step{noise}. Each is clipped at "
         f"±{CLIP:g} standard deviations of its own values and scaled: mid-grey is 0, "
         f"{'colours are the three channels' if x.shape[3] == 3 else 'where lighter, more light raises the loss'}. "
         "Below each: its Euclidean length before scaling. "
         f"{', '.join(_about(target) for target in scene.targets)}. {_source(scene, given['seed'])}"
     )
-    _write(image_grid(rows, ["image", *[target.name for target in scene.targets]], caption), out, caption)
+    _write(image_grid(rows, ["image", *[_heading(target.name) for target in scene.targets]], caption), out, caption)
 
 
 @figure.command()
@@ -204,7 +213,10 @@ def saliency(**given: Any) -> None:  # noqa: ANN401
     help="Radius of one column; may be repeated.  [default: 1/2, 1, 2 and 4 times the paper's]",
 )
 def gallery(**given: Any) -> None:  # noqa: ANN401
-    """Adversarial images at growing radii, and what the model makes of them (Figs. 4 and 6)."""
+    """Adversarial images at growing radii (figures 4 and 6).
+
+    Below each: what the model makes of it.
+    """
     out = _out(given, "gallery")
     norm, texts = given["norm"], given["eps_texts"]
     radii = [_radius(given["dataset"], norm, text) for text in texts]
@@ -226,7 +238,7 @@ def gallery(**given: Any) -> None:  # noqa: ANN401
 
     def panel(i: int, column: Decided) -> Panel:
         answer = int(column.prediction[i])
-        words = f"{_class_name(images, answer)} {column.confidence[i]:.0%}"
+        words = f"{_brief(_class_name(images, answer))} {column.confidence[i]:.0%}"
         return Panel(column.images[i], words, right=answer == int(images.labels[i]))
 
     rows = [GridRow(name, [panel(i, column) for column in columns]) for i, name in enumerate(scene.names)]
@@ -317,6 +329,16 @@ def _class_name(images: Images, label: int) -> str:
     return images.classes[label] if label < len(images.classes) else str(label)
 
 
+def _brief(name: str) -> str:
+    """A name that leaves room for a percentage below an image."""
+    return name if len(name) <= BRIEF else f"{name[: BRIEF - 1]}…"
+
+
+def _heading(name: str) -> str:
+    """A model's name above a column; weights files are called by theirs."""
+    return Path(name).stem if name.endswith(".safetensors") else name
+
+
 def _source(scene: Scene, seed: int) -> str:
     return f"{scene.everything.name} ({scene.everything.source}), seed {seed}."
 
@@ -352,7 +374,7 @@ def _filters_caption(target: Target, bank: FilterBank, counted: Images) -> str:
         f"{bank.variances.max():.2g}, median {middle:.2g}; {low} of them {'is' if low == 1 else 'are'} raised to the "
         f"floor {config.var_floor:g}. Use is the mean weight in the reconstruction at beta1 {config.beta1:g} over all "
         f"patches of {len(counted)} images: {bank.use[0]:.1%} for the first filter, {bank.use[-1]:.2%} for the last; "
-        f"half of the weight lies on {half}. {counted.name} ({counted.source}; the first {len(counted)})."
+        f"half of the weight lies on {half} of them. {counted.name} ({counted.source}; the first {len(counted)})."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rbfbench.attacks import ATTACKS, SUITES, VIEWS, load_suite
-from rbfbench.defenses import SHIPPED
+from rbfbench.defenses import SHIPPED, shipped_for
 
 KINDS = ("attacks", "suites", "views", "models")
 
@@ -35,19 +35,38 @@ def _lines(kind: str) -> list[tuple[str, ...]]:
         lines = [
             (
                 name,
+                info.kind,
                 " ".join(info.norms),
-                "{}+{}".format(*info.passes({key: p.default for key, p in info.parameters.items()})),
+                "{:,}+{:,}".format(*info.passes({key: p.default for key, p in info.parameters.items()})),
                 " ".join(f"{key}={p.default}" for key, p in info.parameters.items()) or "-",
                 info.reference,
                 info.about,
             )
             for name, info in ATTACKS.items()
         ]
-        return [("attack", "norms", "passes", "parameters", "reference", "about"), *lines]
+        return [("attack", "kind", "norms", "passes", "parameters", "reference", "about"), *lines]
     if kind == "suites":
         return [
-            ("suite", "rows", "about"),
-            *[(name, " ".join(row.id for row in load_suite(name)), about) for name, about in SUITES.items()],
+            ("suite", "norms", "rows, with their images where they are capped", "about"),
+            *[(name, " ".join(_norms(name)), " ".join(_rows(name)), about) for name, about in SUITES.items()],
         ]
-    table = VIEWS if kind == "views" else SHIPPED
-    return [(kind[:-1], "about"), *table.items()]
+    if kind == "models":
+        return [
+            ("model", "shipped for", "about"),
+            *[(name, " ".join(shipped_for(name)) or "-", about) for name, about in SHIPPED.items()],
+        ]
+    return [("view", "about"), *VIEWS.items()]
+
+
+def _norms(suite: str) -> list[str]:
+    """Norms under which every row of a suite can run."""
+    return [
+        norm
+        for norm in ("linf", "l2", "l1")
+        if all(norm in ATTACKS[row.attack].norms for row in load_suite(suite, norm))
+    ]
+
+
+def _rows(suite: str) -> list[str]:
+    """Ids of a suite's rows; the same id once, if norms differ in its parameters."""
+    return list(dict.fromkeys(row.id + (f" ({row.limit})" if row.limit else "") for row in load_suite(suite)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rbfbench.attacks import ATTACKS, AVERAGING, OBJECTIVES, VIEWS, Row, load_suite, single_rows
+from rbfbench.attacks import AVERAGING, OBJECTIVES, VIEWS, Row, load_suite, single_rows
 from rbfbench.cli.options import (
     NORMS,
     check_norm,
@@ -19,6 +19,7 @@ from rbfbench.cli.options import (
 )
 from rbfbench.defenses import DEFAULT_MODEL, shipped_path
 from rbfbench.errors import UsageError, unknown_name
+from rbfbench.interop import attack_info
 
 if TYPE_CHECKING:
     from rbfbench.data import Images
@@ -33,10 +34,15 @@ DRAWS = 20  # averaged by attacks given by name under --gradient eot
 
 def run_options(command: F) -> F:
     """Model, images, budget, attacks, and how to run them."""
+    option = click.option(
+        "--model", default=DEFAULT_MODEL, show_default=True, help="Shipped name, .safetensors, or module:factory."
+    )
+    return option(question_options(command))
+
+
+def question_options(command: F) -> F:
+    """The same without the model."""
     options: list[Callable[[F], F]] = [
-        click.option(
-            "--model", default=DEFAULT_MODEL, show_default=True, help="Shipped name, .safetensors, or module:factory."
-        ),
         click.option(
             "--dataset", default="cifar10", show_default=True, help="Name, npz:FILE or folder:DIR; see `rbfbench data`."
         ),
@@ -112,7 +118,13 @@ def rows_of(given: dict[str, Any]) -> list[Row]:
         raise unknown_name("view", view, GRADIENTS)
     if objective not in (None, *OBJECTIVES):
         raise unknown_name("objective", objective, OBJECTIVES)
-    rows = single_rows(attacks, view, draws or DRAWS) if attacks else load_suite(suite or "quick")
+    if len(set(attacks)) < len(attacks):
+        raise UsageError("the same attack is named twice", f"--attack {' --attack '.join(attacks)}", "name each once")
+    rows = (
+        single_rows({name: attack_info(name) for name in attacks}, view, draws or DRAWS)
+        if attacks
+        else load_suite(suite or "quick", given["norm"])
+    )
     _check_rows(given, rows)
     rows = [
         replace(row, draws=draws or row.draws, objective=objective or row.objective) if row.view in AVERAGING else row
@@ -126,12 +138,12 @@ def rows_of(given: dict[str, Any]) -> list[Row]:
 def _check_rows(given: dict[str, Any], rows: list[Row]) -> None:
     """Refuse a norm that a row does not serve, and options that no row heeds."""
     for row in rows:
-        if given["norm"] not in ATTACKS[row.attack].norms:
-            serves = ", ".join(ATTACKS[row.attack].norms)
+        if given["norm"] not in attack_info(row.attack).norms:
+            serves = ", ".join(attack_info(row.attack).norms)
             raise UsageError(
                 f"{row.attack} does not serve {given['norm']}", f"it serves {serves}", "choose another norm"
             )
-    transfers = any(ATTACKS[row.attack].surrogate for row in rows)
+    transfers = any(attack_info(row.attack).surrogate for row in rows)
     averages = any(row.view in AVERAGING for row in rows)
     follows = any(row.view != "none" for row in rows)
     for option, value, heeded, why, todo in (
@@ -154,7 +166,7 @@ def _changed(rows: list[Row], setting: str) -> list[Row]:
     chosen = [row for row in rows if attack in (row.attack, row.id.partition("/")[0])]
     if not chosen:
         raise unknown_name("attack of this run", attack, {row.attack for row in rows})
-    parameters = ATTACKS[chosen[0].attack].parameters
+    parameters = attack_info(chosen[0].attack).parameters
     if name not in parameters:
         raise (
             unknown_name(f"parameter of {attack}", name, parameters)
@@ -179,7 +191,7 @@ def surrogates_of(given: dict[str, Any], rows: list[Row], images: Images, device
     """The models that transfer rows attack; none where nothing was named and no `cnn` of the data set is shipped."""
     from rbfbench.evaluation.loading import load_target
 
-    if not any(ATTACKS[row.attack].surrogate for row in rows):
+    if not any(attack_info(row.attack).surrogate for row in rows):
         return []
     names = given["surrogates"] or ((SURROGATE,) if shipped_path(SURROGATE, images.name) else ())
     if not names and given["attacks"]:
@@ -207,13 +219,17 @@ def spec_of(
             replace(row, view="eot", draws=DRAWS) if row.attack in named and row.view == "static" else row
             for row in rows
         ]
+    suite = given["suite"] or "quick"
+    if not (target.differentiable or given["attacks"] or given["suite"]):
+        click.echo(f"note: no gradient reaches the input of {given['model']}: the suite is black-box", err=True)
+        suite, rows = "black-box", load_suite("black-box", given["norm"])
     frozen = not (given["settings"] or given["eot_samples"] or given["objective"])
     return RunSpec(
         model=given["model"],
         dataset=images.name,
         source=images.source,
         norm=given["norm"],
-        suite="" if given["attacks"] else (given["suite"] or "quick") + ("" if frozen else " (changed)"),
+        suite="" if given["attacks"] else suite + ("" if frozen else " (changed)"),
         rows=tuple(rows),
         limit=len(images),
         available=available,

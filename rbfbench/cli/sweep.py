@@ -47,12 +47,12 @@ SHARES = (0.25, 0.5, 1.0, 2.0)  # of the paper's radius
 @click.option("--figure", type=click.Path(path_type=Path), default=None, help="Curve to draw, .png or .svg.")
 @click.option("--json", "json_path", default=None, metavar="FILE", help="Write sweep.json there; - for stdout alone.")
 def sweep(**given: Any) -> None:  # noqa: ANN401  (click passes the options declared above)
-    r"""Attack one model at several values of one number, on the same images.
+    """Attack one model at several values of one number, on the same images.
 
     \b
     rbfbench sweep --over beta2 --figure beta2.png
     rbfbench sweep --over eps --values 2/255,4/255,8/255 --model cnn
-    """
+    """  # noqa: D301  (click's sign for lines that stay as they are)
     rows = rows_of(given)
     values = _values(given)
     radii = {text: parse_eps(text if given["over"] == "eps" else eps_text_of(given)) for text in values}
@@ -173,16 +173,19 @@ def _print(given: dict[str, Any], done: Sweep) -> None:
 
 def _draw(given: dict[str, Any], done: Sweep) -> None:
     from rbfbench.reporting.figures import curves, write_figure
+    from rbfbench.reporting.notes import constants
     from rbfbench.reporting.sweep_table import lines_of
 
     lines = {name: scores for name, scores in lines_of(done.points).items() if name != "null control"}
     run = done.points[0].run
-    budget = given["norm"] if done.over == "eps" else f"{given['norm']} eps {run.spec['eps_text']}"
+    spec = run.spec
+    model = spec["model"] + (f" ({fixed})" if (fixed := constants(run, swept=done.over)) else "")
+    budget = given["norm"] if done.over == "eps" else f"{given['norm']} eps {spec['eps_text']}"
     worst = [f"{point.text}: {point.run.worst_case.accuracy:.1%}" for point in done.points if point.run.worst_case]
     caption = (
-        f"Accuracy of {run.spec['model']} on {run.clean.n} images of {run.spec['dataset']} ({run.spec['source']}), "
-        f"{budget}, seed {run.spec['seed']}. Worst case by {done.over}: {', '.join(worst)}. Bands: 95% intervals over "
-        "the choice of images; the strength of the attacks is not in them."
+        f"Accuracy of {model} on {run.clean.n} images of {spec['dataset']} ({spec['source']}), {budget}, seed "
+        f"{spec['seed']}. Worst case by {done.over}: {', '.join(worst)}. Bands: 95% intervals over the choice of "
+        "images; the strength of the attacks is not in them."
     )
     width, height = write_figure(
         curves(done.over, [point.value for point in done.points], lines, caption), given["figure"]

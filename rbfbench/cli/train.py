@@ -57,15 +57,16 @@ if TYPE_CHECKING:
 @device_option
 @data_options
 def train(**given: Any) -> None:  # noqa: ANN401  (click passes the options declared above)
-    r"""Train a recipe and write its weights and a card.
+    """Train a recipe and write its weights and a card.
 
     A checkpoint after every epoch lies in the folder OUT.work; --resume goes on from it with the same result.
 
     \b
     rbfbench train rcnn+ --dataset mnist --out rcnn+.safetensors
-    rbfbench train rcnn+ --preset authors --device cuda --precision bfloat16 --out authors.safetensors
-    rbfbench train cnn-ls-noise --source cnn-ls.safetensors --set noise.pairing=matched --set noise.stored=none ...
-    """
+    rbfbench train rcnn+ --preset authors --precision bfloat16 --out a.safetensors
+    rbfbench train cnn-ls-noise --source cnn-ls.safetensors --out b.safetensors
+    rbfbench train rcnn+ --set schedule.shift=1 --set noise.copies=60 --show
+    """  # noqa: D301  (click's sign for lines that stay as they are)
     recipe, dataset, out = given["recipe"], given["dataset"], given["out"]
     if recipe not in RECIPES:
         raise unknown_name("recipe", recipe, RECIPES)
@@ -173,6 +174,8 @@ def _train(given: dict[str, Any], parts: dict[str, Any], work: Path) -> None:
     root, download, dataset = given["data_root"], given["download"], given["dataset"]
     source = _source(given, parts)
     images, validation = load_training(dataset, data_root=root, download=download)
+    if given["resume"] and not work.exists():
+        click.echo(f"note: {work} holds nothing to resume: the training starts anew", err=True)
     spec = TrainSpec(
         name=given["recipe"],
         dataset=dataset,

@@ -18,10 +18,17 @@ SHIPPED: dict[str, str] = {
 
 DEFAULT_MODEL = "rcnn+"
 
+WEIGHTS = Path(str(files(__name__) / "weights"))
+
 PRESET_NAMES = ("default", "paper", "authors")  # of `rbf.PRESETS`
 
 
 def shipped_path(name: str, dataset: str) -> Path | None:
     """The weights file of a shipped model for a data set, or None where none is shipped."""
-    path = Path(str(files(__name__) / "weights" / f"{dataset}-{name}.safetensors"))
+    path = WEIGHTS / f"{dataset}-{name}.safetensors"
     return path if path.is_file() else None
+
+
+def shipped_for(name: str) -> list[str]:
+    """The data sets that a shipped model has weights for."""
+    return sorted(path.name.partition("-")[0] for path in WEIGHTS.glob(f"*-{name}.safetensors"))

@@ -48,7 +48,11 @@ def build(blueprint: Blueprint, filters: tuple[Tensor, Tensor] | None) -> nn.Mod
 
 
 def save(model: nn.Module, blueprint: Blueprint, path: Path) -> None:
-    """Write weights atomically: half precision but for filters and batch-norm tensors, whose small numbers matter."""
+    """Write weights atomically: half precision but for filters and batch-norm tensors, whose small numbers matter.
+
+    Raises:
+        LoadError: They cannot be written; what was at `path` stays.
+    """
     keep = {
         f"{name}.{tensor}"
         for name, module in model.named_modules()
@@ -61,8 +65,13 @@ def save(model: nn.Module, blueprint: Blueprint, path: Path) -> None:
     }
     metadata = {METADATA_KEY: json.dumps(dataclasses.asdict(blueprint), sort_keys=True)}
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(safetensors.torch.save(state, metadata))
-    part.replace(path)
+    try:
+        part.write_bytes(safetensors.torch.save(state, metadata))
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        todo = "make room, or choose another place (a training goes on with --resume)"
+        raise LoadError(f"cannot write {path}", error.strerror or str(error), todo) from error
 
 
 def load(path: Path) -> tuple[nn.Module, Blueprint]:

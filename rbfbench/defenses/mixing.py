@@ -73,8 +73,21 @@ def mix(
         Both are differentiable once in `patches`; filters, samples and squares are constants.
     """
     none = filters.means.new_empty(len(filters.means), 0) if squares is None else squares
-    sums, spread = _Mix.apply(patches, samples, none, sharpness, rows, *filters)
+    try:
+        sums, spread = _Mix.apply(patches, samples, none, sharpness, rows, *filters)
+    except NotImplementedError as error:  # not by a jvp of our own, which torch.compile does not follow
+        if "forward mode" not in str(error):
+            raise
+        raise _once("in forward mode") from error
     return sums, spread
+
+
+def _once(how: str) -> ModelError:
+    return ModelError(
+        f"the RBF layer was differentiated {how}",
+        "its backward pass is written out, for the first derivative only",
+        "build what you need on `RBFReconstruction.weights`, which autograd follows to any order",
+    )
 
 
 def gates(patches: Tensor, filters: Filters) -> Tensor:
@@ -266,11 +279,7 @@ class _MixGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> NoReturn:  # noqa: ANN401
-        raise ModelError(
-            "the RBF layer was differentiated twice",
-            "its backward pass is written out, for the first derivative only",
-            "build what you need on `RBFReconstruction.weights`, which autograd follows to any order",
-        )
+        raise _once("twice")
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> tuple[Tensor, int]:  # noqa: ANN401

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, Protocol
 
 import numpy as np
@@ -80,8 +81,10 @@ class RBFConfig:
         """Refuse values that have no meaning (`UsageError`)."""
         for name in ("beta1", "beta1_train", "beta2", "var_floor"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise UsageError(f"{name} = {value} cannot be used", "it must be finite and >= 0", "give such a number")
+            if not (isinstance(value, Real) and math.isfinite(value) and float(value) >= 0):
+                raise UsageError(
+                    f"{name} = {value!r} cannot be used", "it must be finite and >= 0", "give such a number"
+                )
         if not (math.isfinite(self.base) and self.base > 1):
             raise UsageError(
                 f"base = {self.base} cannot be used", "better matches would not weigh more", "give a number above 1"
@@ -93,8 +96,10 @@ class RBFConfig:
                     f"above {SHARPEST / math.log(self.base):.3g} the exponents are no numbers of float32 any more",
                     "give a smaller one; at a few hundred the weights are a hard choice already",
                 )
-        if self.m < 1:
-            raise UsageError(f"m = {self.m} cannot be used", "a decision averages at least one run", "give m >= 1")
+        if not (isinstance(self.m, Integral) and self.m >= 1):
+            raise UsageError(
+                f"m = {self.m!r} cannot be used", "a decision averages at least one run, a whole number", "give m >= 1"
+            )
         if self.noise_scale not in NOISE_STD:
             raise unknown_name("noise scale", self.noise_scale, NOISE_STD)
         if self.noise_scope not in ("model", "image", "patch"):
@@ -207,11 +212,13 @@ class RBFReconstruction(nn.Module):
             (N * draws, C, H, W), in the rows' order. The noise is added to the means (Eq. 4), so the map is
             differentiable in x and exact for the drawn noise.
         """
+        if len(x) == 0:
+            return self.static(x)
         if self.config.beta2 == 0:
             rows = len(keys) // len(x) if keys is not None else draws
             return self.static(x).repeat_interleave(rows, dim=0)
         rows = len(x) * draws if keys is None else len(keys)
-        draws = rows // max(len(x), 1)
+        draws = rows // len(x)
         means = self.means - CENTRE
         std = NOISE_STD[self.config.noise_scale](self.variances_in_force(), self.config.beta2)
         if self.config.noise_scope == "patch":

@@ -57,9 +57,9 @@ class RBFCNN(nn.Module):
             x: Images (N, C, H, W).
             keys: N * m rows, image by image; without them the noise is fresh (or the model's own m draws).
         """
-        draws = len(keys) // len(x) if keys is not None else self.config.m if self.config.beta2 > 0 else 1
+        draws = len(keys) // len(x) if keys and len(x) else self.config.m if self.config.beta2 > 0 else 1
         runs = self.classify(self.front(x, keys, draws=draws)).log_softmax(dim=1)
-        return runs.view(len(x), draws, -1).logsumexp(dim=1) - math.log(draws)
+        return runs.view(len(x), draws, runs.shape[1]).logsumexp(dim=1) - math.log(draws)
 
     def forward(self, x: Tensor) -> Tensor:
         """The decision with fresh noise; in training mode, logits of the noise-free reconstruction."""

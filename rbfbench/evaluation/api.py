@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rbfbench.attacks import ATTACKS, load_suite
+from rbfbench.attacks import load_suite
 from rbfbench.data.images import Images
 from rbfbench.defenses import SHIPPED, shipped_path
 from rbfbench.defenses.checkpoint import load
@@ -20,6 +20,7 @@ from rbfbench.errors import DataError, UsageError, unknown_name
 from rbfbench.evaluation.engine import evaluate
 from rbfbench.evaluation.spec import RunSpec
 from rbfbench.evaluation.target import inspect
+from rbfbench.interop import attack_info
 from rbfbench.results.records import Run
 
 
@@ -55,10 +56,10 @@ def attack(
     """
     if passes < 1:
         raise UsageError(f"passes = {passes} scores nothing", "a random model needs decisions", "give at least 1")
-    rows = load_suite(suite)
+    rows = load_suite(suite, norm)
     for row in rows:
-        if norm not in ATTACKS[row.attack].norms:
-            raise unknown_name(f"norm of {row.attack}", norm, ATTACKS[row.attack].norms)
+        if norm not in attack_info(row.attack).norms:
+            raise unknown_name(f"norm of {row.attack}", norm, attack_info(row.attack).norms)
     if not 0 <= eps < float("inf"):
         raise UsageError(f"eps = {eps} is no radius", "it must be finite and at least 0", "give such a number")
     images = _images(x, y)

@@ -16,6 +16,7 @@ from rbfbench.defenses.rbf import PRESETS
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.evaluation.loading import load_target
 from rbfbench.evaluation.target import Target
+from rbfbench.results.atomic import write_atomic
 from rbfbench.results.intervals import score
 from rbfbench.training.recipes import RECIPES, noise_of, schedule_of
 from rbfbench.training.trainer import Trained
@@ -59,6 +60,9 @@ def write_card(path: Path, trained: Trained, sets: dict[str, Images], device: to
         trained: What the training tells.
         sets: Name to images.
         device: Where to measure.
+
+    Raises:
+        LoadError: The card cannot be written.
     """
     recipe = trained.blueprint.recipe
     about = recipe["recipe"]["about"]
@@ -94,7 +98,7 @@ def write_card(path: Path, trained: Trained, sets: dict[str, Images], device: to
         "",
     ]
     text = "\n".join(lines)
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    write_atomic(path.with_suffix(".md"), text.encode())
     return text
 
 

@@ -56,6 +56,8 @@ def run_checks(target: Target, clean: Score, rows: Sequence[AttackRow], left_out
             detail="at linf eps 0.5 every image can be made grey: was a fraction such as 8/255 meant?",
         ),
         _degenerate(target),
+        _few_classes(target, rows),
+        _idle(rows),
         _single_step(rows),
         _black_box(rows),
         _eight_bit(rows),
@@ -71,6 +73,32 @@ def _degenerate(target: Target) -> Check:
         fired=count > 0,
         detail=f"{count} RBF filter{' has' if count == 1 else 's have'} almost no variance: the reconstruction jumps "
         "where a patch equals such a mean, and gradients do not see it; compare with --var-floor 1e-3",
+    )
+
+
+def _few_classes(target: Target, rows: Sequence[AttackRow]) -> Check:
+    """Attacks adapt to few classes instead of failing, and then are not what their names say."""
+    others = target.n_classes - 1
+    needs = {"apgd-dlr": 3, "apgd-t": 4}
+    notes = [
+        f"{row.id} was to try {row.params['targets']} wrong classes and there are {others}"
+        for row in rows
+        if row.params.get("targets", 0) > others
+    ]
+    notes += [
+        f"{row.id} needs {needs[row.name]} classes and took the plain margin"
+        for row in rows
+        if target.n_classes < needs.get(row.name, 0)
+    ]
+    return Check(code="few-classes", fired=bool(notes), detail="; ".join(notes) or "every attack ran as named")
+
+
+def _idle(rows: Sequence[AttackRow]) -> Check:
+    idle = [row.id for row in rows if row.unmoved == row.attacked > 0 and row.eps > 0 and row.name != "null"]
+    return Check(
+        code="moved-nothing",
+        fired=bool(idle),
+        detail=f"{', '.join(idle) or 'no attack'} changed no image: it found nothing, or did nothing at all",
     )
 
 

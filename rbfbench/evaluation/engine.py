@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rbfbench.attacks import ATTACKS, AVERAGING, NOISY_VIEWS, Row
+from rbfbench.attacks import AVERAGING, NOISY_VIEWS, Row
 from rbfbench.attacks.losses import margin
 from rbfbench.attacks.oracle import Objective, Oracle
 from rbfbench.attacks.rng import Keys
@@ -43,6 +43,7 @@ from rbfbench.evaluation.work import (
     verdict_work,
     work_ahead,
 )
+from rbfbench.interop import attack_info
 from rbfbench.results.intervals import score
 from rbfbench.results.records import AttackRow, Category, Cell, Check, Norm, Run, Sample, Score
 from rbfbench.results.records import View as ViewName
@@ -165,10 +166,11 @@ class _Job:
         self.surrogate_digests = [surrogate.fingerprint(images) for surrogate in surrogates]
         self.rows = [row for row in spec.rows if row.view in self.views and self._has_surrogate(row)]
         if not self.rows:
+            has = ", ".join(target.card["views"]) or "none, since no gradient reaches the image"
             raise ModelError(
                 f"none of the attacks can look at {target.name}",
-                f"they want the view {spec.rows[0].view}, and it has {', '.join(target.card['views'])}",
-                "leave --gradient out, or name one of its views",
+                f"they want the view {spec.rows[0].view}, and it has {has}",
+                "name one of its views with --gradient" if target.card["views"] else "use --suite black-box",
             )
         exact = all(view.exact for view in self.views.values())
         # Averaging over the noise of a model that has none is what the other rows do already.
@@ -179,7 +181,7 @@ class _Job:
         self.meter = Meter(progress, work_ahead(target, self.rows, len(images), self.passes))
 
     def _has_surrogate(self, row: Row) -> bool:
-        return bool(self.surrogates) or not ATTACKS[row.attack].surrogate
+        return bool(self.surrogates) or not attack_info(row.attack).surrogate
 
     def surrogate_check(self) -> Check:
         """Whether a surrogate is the target itself: then its examples are made on the model that they are scored on."""
@@ -196,10 +198,11 @@ class _Job:
 
     def key(self, row: Row) -> str:
         """Content address of a row's cell, as things stand before it runs."""
-        info = ATTACKS[row.attack]
+        info = attack_info(row.attack)
         invariant = self.target.card["batch_invariant"] and info.batch_invariant
         # Parts that most rows do not have stay out of the digest.
         parts = {
+            "release": info.release or None,
             "surrogates": self.surrogate_digests if info.surrogate else None,
             "limit": row.limit,
             "broken": sorted(self.images.ids[i] for i in self.broken) or None,
@@ -300,7 +303,7 @@ class _Job:
         """
         began = time.monotonic()
         self.flat = 0
-        info = ATTACKS[row.attack]
+        info = attack_info(row.attack)
         taken = np.arange(images_of_row(row, len(self.images)))
         gone = np.array([i in self.broken for i in taken.tolist()], bool)
         alive = taken[self.worth[taken] & ~gone]
@@ -322,7 +325,7 @@ class _Job:
         return Cell(row=self._summary(row, samples, time.monotonic() - began), samples=samples)
 
     def _view(self, row: Row) -> View:
-        if ATTACKS[row.attack].surrogate:
+        if attack_info(row.attack).surrogate:
             return View(ensemble(self.surrogates), exact=False)
         return self.views[row.view]
 
@@ -349,7 +352,7 @@ class _Job:
     def _attack_batch(self, row: Row, view: View, examples: Examples, where: np.ndarray) -> list[Sample]:
         x, y = self.load(where)
         keys = self.keys[where].fold("attack", row.id)
-        info, spec, target = ATTACKS[row.attack], self.spec, self.target
+        info, spec, target = attack_info(row.attack), self.spec, self.target
         draws = view.draws or row.draws
         oracle = Oracle(
             view.forward,
@@ -440,9 +443,9 @@ class _Job:
 
 
 def _category(row: Row, views: dict[str, View]) -> Category:
-    if ATTACKS[row.attack].surrogate:
+    if attack_info(row.attack).surrogate:
         return "transfer"
-    if not ATTACKS[row.attack].gradient:
+    if not attack_info(row.attack).gradient:
         return "black-box"
     if row.view in NOISY_VIEWS:
         return "adaptive"

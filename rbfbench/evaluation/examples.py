@@ -21,7 +21,7 @@ class Examples:
     """
 
     def __init__(self, folder: Path | None, row: str, most: int | None) -> None:
-        self.path = folder and folder / "examples" / f"{row.replace('/', '-')}.npz"
+        self.path = folder and folder / "examples" / f"{row.replace('/', '-').replace(':', '-')}.npz"
         self.most = most
         self.positions: list[np.ndarray] = []
         self.images: list[np.ndarray] = []

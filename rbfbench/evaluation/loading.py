@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from rbfbench.data.images import Images
-from rbfbench.defenses import SHIPPED, shipped_path
+from rbfbench.defenses import SHIPPED, shipped_for, shipped_path
 from rbfbench.defenses.checkpoint import load
 from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.errors import LoadError, UsageError, unknown_name
 from rbfbench.evaluation.target import Target, inspect
+from rbfbench.interop.adapt import adapted
 
 PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
 
@@ -65,7 +66,7 @@ def _load_model(name: str, dataset: str) -> Callable[[Tensor], Tensor]:
     if weights is None:
         raise UsageError(
             f"there is no shipped {name!r} for {dataset}",
-            "weights are shipped for some data sets only",
+            f"it is shipped for {', '.join(shipped_for(name)) or 'none'}",
             "train one with `rbfbench train`, or give a module:factory",
         )
     return load(weights)[0]
@@ -82,13 +83,13 @@ def _from_factory(name: str) -> Callable[[Tensor], Tensor]:
         raise LoadError(
             what, f"importing {module_name} raised {_short(error)}", "check the module's name and code"
         ) from error
-    factory = getattr(module, attribute, None)
+    factory = adapted(getattr(module, attribute, None))
     if isinstance(factory, nn.Module):
         return factory
     if not callable(factory):
         raise LoadError(what, f"{module_name} has no function {attribute!r}", "give package.module:function")
     try:
-        model = factory()
+        model = adapted(factory())
     except (Exception, SystemExit) as error:  # likewise
         raise LoadError(
             what, f"{attribute}() raised {_short(error)}", "fix the factory; it takes no arguments"

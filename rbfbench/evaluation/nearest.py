@@ -17,9 +17,9 @@ def candidates_within(
 ) -> Tensor:
     """Candidates in ball and box, from the nearest adversarial examples that an attack found.
 
-    One that lies too far away is projected; whether that still fools the model is for the verifier to find out. To a
-    random model a point at its border is now this, now that: there the same direction, followed up to eps, is a second
-    candidate, and the choice falls on draws that score nothing.
+    One that lies too far away is projected; whether that still fools the model is for the verifier to find out. The
+    nearest example is at the border, where rounding to 8 bits or the noise of a random model takes it back: the same
+    direction, followed up to eps, is a second candidate. The larger margin counts, on draws that score nothing.
 
     Args:
         target: The model.
@@ -35,8 +35,6 @@ def candidates_within(
     inside, _ = within_budget(x, nearest, norm, eps)
     projected = (x + geometry.project(x, delta, budget)).clamp(0, 1)
     candidates = torch.where(inside[:, None, None, None], nearest, projected)
-    if not target.stochastic:
-        return candidates
     length = geometry.length(delta)
     longer = delta * (budget / length.clamp(min=1e-12)).clamp(min=1)[:, None, None, None]
     extended = (x + geometry.project(x, longer, budget)).clamp(0, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from rbfbench.attacks.bpda import with_gradient_of
 from rbfbench.attacks.oracle import Forward
-from rbfbench.attacks.rng import Keys
+from rbfbench.attacks.rng import Keys, seeded
 from rbfbench.data.images import Images
 from rbfbench.errors import ModelError, UsageError
 
@@ -56,6 +55,7 @@ class Target:
         m: Passes averaged for one decision.
         max_rows: Rows that one forward pass may hold.
         probabilities: Its outputs look like probabilities, not logits.
+        differentiable: Gradients reach the image.
         card: What the table and run.json say about it.
     """
 
@@ -67,6 +67,7 @@ class Target:
     m: int = 1
     max_rows: int = 128
     probabilities: bool = False
+    differentiable: bool = True
     card: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -81,10 +82,11 @@ class Target:
         `none`, without gradients, is what an outsider sees: the decisions.
         """
         if not self.keyed:
-            if self.stochastic:
-                seeded = View(self._seeded, noisy=True, exact=False)
-                return {"eot": seeded, "none": replace(seeded, draws=self.m)}
-            return dict.fromkeys(("static", "none"), View(self._plain))
+            plain = View(self._seeded, noisy=True, exact=False) if self.stochastic else View(self._plain)
+            views = {"none": replace(plain, draws=self.m if self.stochastic else None)}
+            if self.differentiable:
+                views["eot" if self.stochastic else "static"] = plain
+            return views
         model: Any = self.model
         noisy = model.config.beta2 > 0
         static = View(lambda x, keys: model.classify(model.front_static(x)), exact=not noisy)
@@ -121,23 +123,13 @@ class Target:
         """A model that draws from global generators, which are seeded from the keys of this chunk, then put back."""
         if keys is None:
             return self.model(x)
-        seed = hashlib.blake2b(keys.images.tobytes() + keys.uses.tobytes(), digest_size=8).digest()
-        devices = [self.device] if self.device.type == "cuda" else []
-        numpy_state, python_state = np.random.get_state(), random.getstate()
-        try:
-            with torch.random.fork_rng(devices=devices):
-                torch.manual_seed(int.from_bytes(seed, "little") >> 1)
-                np.random.seed(int.from_bytes(seed[:4], "little"))
-                random.seed(seed)
-                return self.model(x.repeat_interleave(len(keys) // len(x), dim=0))
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
+        with seeded(keys, self.device):
+            return self.model(x.repeat_interleave(len(keys) // len(x), dim=0))
 
     @property
     def draws(self) -> int:
         """Noisy passes behind one decision; 1 for a model without noise."""
-        return self.m if "eot" in self.views else 1
+        return self.m if self.views["none"].noisy else 1
 
     def decide(self, x: Tensor, keys: Keys, decisions: int = 1) -> Tensor:
         """Independent decisions (decisions, N, n_classes), without a graph.
@@ -155,10 +147,10 @@ class Target:
         return torch.cat(parts, dim=1)
 
     def _decide(self, x: Tensor, keys: Keys, decisions: int) -> Tensor:
-        noisy = self.views.get("eot")
-        if noisy is None:
-            return self.views["static"].forward(x, None)[None].expand(decisions, -1, -1)
-        logits = noisy.forward(x, keys.spread(decisions * self.m)).view(len(x), decisions, self.m, -1)
+        decision = self.views["none"]
+        if not decision.noisy:
+            return decision.forward(x, None)[None].expand(decisions, -1, -1)
+        logits = decision.forward(x, keys.spread(decisions * self.m)).view(len(x), decisions, self.m, -1)
         return (logits.log_softmax(dim=3).logsumexp(dim=2) - math.log(self.m)).transpose(0, 1)
 
     def fingerprint(self, images: Images) -> str:
@@ -194,6 +186,8 @@ def _two_answers(model: Callable[[Tensor], Tensor], x: Tensor, what: str) -> tup
     try:
         with torch.no_grad():
             first, second = model(given := x.clone()), model(x.clone())
+    except ModelError as error:  # ours already says what the model takes
+        raise ModelError(what, error.why, error.todo) from error
     except Exception as error:  # whatever a foreign model raises, its user needs one line, not its stack
         reason = " ".join(str(error).split())[:160]
         raise ModelError(
@@ -213,6 +207,19 @@ def _two_answers(model: Callable[[Tensor], Tensor], x: Tensor, what: str) -> tup
     if not torch.isfinite(first).all():
         raise ModelError(what, "its logits are NaN or infinite", "check the weights and the input range ([0,1])")
     return first, second
+
+
+def _differentiable(model: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """Whether a gradient reaches the image, zero or not."""
+    with torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        try:
+            logits = model(leaf)
+        except Exception as error:
+            # A tensor that wants its gradient cannot be made an array. Whatever else a foreign model raises here is for
+            # the attack to record.
+            return "requires grad" not in str(error)
+        return logits.requires_grad and torch.autograd.grad(logits.sum(), leaf, allow_unused=True)[0] is not None
 
 
 def _same_decision(target: Target, x: Tensor, answered: Tensor, what: str) -> None:
@@ -261,6 +268,7 @@ def inspect(
     target.stochastic = bool(declared) or not torch.equal(first, second)
     config: Any = getattr(model, "config", None)
     target.m = config.m if target.keyed else (m or 1)
+    target.differentiable = _differentiable(model, x[:1])
     if m and not target.stochastic and not target.keyed:
         raise UsageError(f"{name} has no --m", "it gives the same answer every time", "leave the option out")
     in_unit = bool(((first >= 0) & (first <= 1)).all())
@@ -270,6 +278,8 @@ def inspect(
     target.card = {
         "name": name,
         "stochastic": target.stochastic,
+        "differentiable": target.differentiable,
+        "probabilities": target.probabilities,
         "n_classes": target.n_classes,
         "m": target.m,
         "batch_invariant": target.keyed or not target.stochastic,

@@ -49,12 +49,13 @@ def within_budget(x: Tensor, x_adv: Tensor, norm: str, eps: float) -> tuple[Tens
 
 
 def eight_bit(x: Tensor, x_adv: Tensor) -> Tensor:
-    """Candidates on the 1/255 grid, rounded towards x so that they stay in the ball."""
+    """Candidates on the 1/255 grid, rounded towards x, but never beyond it, so that they stay in the ball."""
     levels = x_adv * 255
     # A value that float32 holds a hair off its level is on it, and must not fall to the next one.
     nearest = levels.round()
     levels = torch.where((levels - nearest).abs() < 1e-4, nearest, levels)
-    return torch.where(x_adv > x, levels.floor(), levels.ceil()) / 255
+    # Where x itself lies off the grid, a level beyond it is farther away than the candidate was.
+    return torch.where(x_adv > x, (levels.floor() / 255).maximum(x), (levels.ceil() / 255).minimum(x))
 
 
 def verify(

@@ -9,8 +9,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from rbfbench.attacks import ATTACKS, Row
+from rbfbench.attacks import Row
 from rbfbench.evaluation.target import Target
+from rbfbench.interop import attack_info
 
 BACKWARD = 1.5  # what a backward pass counts, in forward passes
 TRIALS = 3  # timed passes; the median of them counts
@@ -32,7 +33,7 @@ def verdict_work(target: Target, passes: int) -> float:
 def row_passes(target: Target, row: Row) -> tuple[int, int]:
     """Most (forwards, backwards) that one image costs under a row, without its verdict."""
     draws = draws_of(target, row)
-    forwards, backwards = ATTACKS[row.attack].passes(row.parameters)
+    forwards, backwards = attack_info(row.attack).passes(row.parameters)
     return draws * forwards, draws * backwards
 
 
@@ -49,7 +50,7 @@ def images_of_row(row: Row, n: int) -> int:
 
 def null_work(target: Target, rows: list[Row], passes: int) -> float:
     """Work that one image costs in the null control."""
-    return target.draws * (passes + max(1, sum(ATTACKS[row.attack].kind != "control" for row in rows)))
+    return target.draws * (passes + max(1, sum(attack_info(row.attack).kind != "control" for row in rows)))
 
 
 def work_ahead(target: Target, rows: list[Row], n: int, passes: int) -> dict[str, float]:
@@ -117,7 +118,7 @@ def seconds_per_pass(target: Target, x: Tensor) -> float:
     """Seconds that one unit of work takes, measured on images x (n, C, H, W) of the run; x should fill a batch."""
     view = target.views.get("static", target.views["none"])
     keys = None
-    gradient = "static" in target.views and _differentiable(target, x[:1])
+    gradient = "static" in target.views
     work = len(x) * (1 + BACKWARD * gradient)
     times = []
     for _ in range(TRIALS):
@@ -131,8 +132,3 @@ def seconds_per_pass(target: Target, x: Tensor) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
     return median(times) / work
-
-
-def _differentiable(target: Target, x: Tensor) -> bool:
-    with torch.enable_grad():
-        return target.views["static"].forward(x.clone().requires_grad_(), None).requires_grad

@@ -12,6 +12,7 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,15 +32,12 @@ FORMATS = (".png", ".svg")
 DPI = 150
 
 RIGHT, WRONG = "#0072B2", "#D55E00"  # Okabe-Ito blue and vermillion
-# Colour of the Okabe-Ito set, marker, dashes: each tells a line apart by itself.
+# Colour of the Okabe-Ito set, marker, dashes. The other lines take turns in each; 5 colours and 9 markers come together
+# again after 45 lines.
 CLEAN, WORST = ("#000000", "o", "-"), (WRONG, "X", "-")
-LINES = (
-    (RIGHT, "s", "--"),
-    ("#009E73", "^", ":"),
-    ("#E69F00", "D", "-."),
-    ("#CC79A7", "v", "--"),
-    ("#56B4E9", "P", ":"),
-)
+COLOURS = (RIGHT, "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
+MARKERS = ("s", "^", "D", "v", "P", "<", "*", ">", "p")
+DASHES = ("--", ":", "-.")
 SYMBOLS = {True: "✓", False: "✗"}
 
 IMAGE = 1.25  # inches of one image in a grid
@@ -48,6 +46,7 @@ LINE = 0.165  # of one line of text
 NAMES = 1.15  # for the names of rows
 LEAST_WIDTH = 5.0
 LETTERS_AN_INCH = 17.0  # of the caption
+HEADING = 15  # bold letters above an image
 
 
 @dataclass(frozen=True)
@@ -131,9 +130,10 @@ def image_grid(rows: Sequence[GridRow], columns: Sequence[str], caption: str) ->
 
     Args:
         rows: As many panels each as there are columns.
-        columns: Headings; may have several lines.
+        columns: Headings, wrapped to the width of an image.
         caption: Wrapped to the width of the picture.
     """
+    columns = [textwrap.fill(heading, HEADING) for heading in columns]
     head = LINE * max(heading.count("\n") + 1 for heading in columns) + 0.1
     pitch = IMAGE + LINE + GAP
     width = max(LEAST_WIDTH, NAMES + len(columns) * (IMAGE + GAP) + GAP)
@@ -247,12 +247,13 @@ def curves(over: str, values: Sequence[float], lines: Mapping[str, Sequence[Scor
         lines: Name to scores, one a value; None leaves a gap. "clean" and "WORST CASE" are drawn thick.
         caption: Wrapped to the width of the picture.
     """
-    height, width = 3.4, 6.4
+    height, width = max(3.4, 0.18 * len(lines) + 0.7), 6.4  # the legend is beside the axes
     figure, top = _page(width, height, caption)
     axes = _axes(figure, 0.6, top - height + 0.45, width - 2.5, height - 0.55)
     looks = {"clean": CLEAN, "WORST CASE": WORST}
     others = [name for name in lines if name not in looks]
-    looks |= {name: LINES[number % len(LINES)] for number, name in enumerate(others)}
+    turns = zip(cycle(COLOURS), cycle(MARKERS), cycle(DASHES), strict=False)  # none ends
+    looks |= dict(zip(others, turns, strict=False))
     for name, scores in lines.items():
         colour, marker, dashes = looks[name]
         shown = [(value, score) for value, score in zip(values, scores, strict=True) if score is not None]
@@ -271,7 +272,10 @@ def curves(over: str, values: Sequence[float], lines: Mapping[str, Sequence[Scor
         if thick:
             low, high = ([100 * score.ci95[end] for _, score in shown] for end in (0, 1))
             axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.set_ylim(0, 100)
+    axes.set_ylim(-3, 103)  # markers at 0 and 100 are whole
+    axes.set_yticks(range(0, 101, 20))
+    if min(values) > 0 and max(values) > 100 * min(values):
+        axes.set_xscale("log")
     axes.set_xlabel(over, fontsize=9)
     axes.set_ylabel("accuracy, %", fontsize=9)
     axes.tick_params(labelsize=8)
@@ -318,12 +322,11 @@ def _show(axes: Axes, image: Array) -> None:
 def _draw(figure: Figure, x: float, y: float, panel: Panel) -> None:
     axes = _axes(figure, x, y, IMAGE, IMAGE)
     _show(axes, panel.image)
-    words, colour = panel.text, "black"
+    words = panel.text
     if panel.right is not None:
-        colour = RIGHT if panel.right else WRONG
         words = f"{SYMBOLS[panel.right]} {words}"
         for spine in axes.spines.values():
-            spine.set_color(colour)
+            spine.set_color(RIGHT if panel.right else WRONG)
             spine.set_linewidth(2)
             spine.set_linestyle("-" if panel.right else (0, (3, 1.5)))
-    _text(figure, x + IMAGE / 2, y - 0.05, words, ha="center", va="top", color=colour, size=7.5)
+    _text(figure, x + IMAGE / 2, y - 0.05, words, ha="center", va="top", size=7.5)

@@ -41,15 +41,9 @@ def caption(run: Run, *, swept: str | None = None) -> Iterator[Text]:
     budget = f"{spec.get('norm', '')}" if swept == "eps" else f"{spec.get('norm', '')} eps {eps}"
     task = f"{model} on {spec.get('dataset', 'images')}, {budget}"
     yield Text(f"{task}, {plural(run.clean.n, 'image')}, seed {spec.get('seed', 0)}", style="bold")
-    shown = (*ALWAYS_SHOWN, *spec.get("knobs", {}))
-    constants = ", ".join(
-        f"{name} {f'{value:g}' if isinstance(value, float) else value}"
-        for name, value in run.model.get("constants", {}).items()
-        if name in shown and name != swept
-    )
     origin = [f"rbfbench {made.rbfbench}", f"torch {made.torch}", made.device, plural(made.threads, "thread")]
-    if constants:
-        origin.insert(0, constants)
+    if defence := constants(run, swept=swept):
+        origin.insert(0, defence)
     if suite := spec.get("suite"):
         origin.insert(0, f"suite {suite}")
     if source := spec.get("source"):
@@ -57,6 +51,16 @@ def caption(run: Run, *, swept: str | None = None) -> Iterator[Text]:
     yield Text(", ".join(origin), style="dim")
     if run.status in STATUS:
         yield Text(STATUS[run.status], style="bold yellow")
+
+
+def constants(run: Run, *, swept: str | None = None) -> str:
+    """A defence's constants in force, without what a sweep varies; empty for a model that has none."""
+    shown = (*ALWAYS_SHOWN, *run.spec.get("knobs", {}))
+    return ", ".join(
+        f"{name} {f'{value:g}' if isinstance(value, float) else value}"
+        for name, value in run.model.get("constants", {}).items()
+        if name in shown and name != swept
+    )
 
 
 def warnings(run: Run) -> Iterator[Text]:

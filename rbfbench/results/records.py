@@ -59,6 +59,8 @@ class AttackRow(Score, frozen=True, kw_only=True):
         accuracy_of_right: Of a transfer attack: accuracy over the images that the model gets right without attack.
         curve: Of an attack that looks for the nearest adversarial example: (radius, accuracy) pairs by growing radius,
             all from this one run.
+        attacked: Images that the attack was at: all but clean errors and spared ones.
+        unmoved: Those of them whose candidate is the image itself.
         median_distance: Of an attack that looks for the nearest adversarial example: the median over the images asked
             for of the verified distance, 0 for clean errors; None where the median image withstood at any distance.
     """
@@ -79,6 +81,8 @@ class AttackRow(Score, frozen=True, kw_only=True):
     accuracy_8bit: Fraction
     wrong_any: Count | None
     flat: Count = 0
+    attacked: Count = 0
+    unmoved: Count = 0
     median_distance: Amount | None = None
     cumulative_accuracy: Fraction | None = None
     accuracy_of_right: Fraction | None = None

@@ -69,6 +69,8 @@ def summarise(
         params=dict(params),
         accuracy_8bit=score(fsum(s.correct_8bit for s in samples), n).accuracy,
         wrong_any=wrong_any if decisions > 1 else None,
+        attacked=len(attacked),
+        unmoved=sum(s.linf == 0 for s in attacked),
         median_distance=_median_distance(samples),
         curve=_curve(samples, eps),
         accuracy_of_right=fsum(s.correct for s in right) / len(right) if category == "transfer" and right else None,

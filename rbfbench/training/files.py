@@ -25,5 +25,5 @@ class replacing:
         self.part.unlink(missing_ok=True)
         if isinstance(error, OSError):
             kept = "the last one stays; " if self.path.is_file() else ""
-            reason = error.strerror or str(error)
+            reason = error.strerror or f"only a part of it was written ({error})"  # numpy's error has no more words
             raise LoadError(f"cannot write {self.path}", reason, f"{kept}make room and add --resume") from error

@@ -22,7 +22,8 @@ def optimizer_of(schedule: Schedule, model: nn.Module, steps: int) -> tuple[Opti
         {"params": [p for p in model.parameters() if (id(p) in decaying) == decays], "weight_decay": amount}
         for decays, amount in ((True, schedule.weight_decay), (False, 0.0))
     ]
-    sgd = SGD([group for group in groups if group["params"]], lr=schedule.lr, momentum=0.9, nesterov=True)
+    used = [group for group in groups if group["params"]]
+    sgd = SGD(used, lr=schedule.lr, momentum=schedule.momentum, nesterov=schedule.momentum > 0)
     return sgd, LambdaLR(sgd, learning_rate(schedule, steps))
 
 

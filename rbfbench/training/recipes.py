@@ -67,7 +67,7 @@ class Schedule:
 
     Attributes:
         classifier: Name in `rbfbench.defenses.classifiers.CLASSIFIERS`.
-        optimizer: `sgd` (Nesterov, momentum 0.9) or `adam`.
+        optimizer: `sgd` (Nesterov) or `adam`.
         policy: Learning rate over time: `cycle` (linear warm-up over a fifth, linear decay), `cosine`, or `halving`.
         epochs: Passes over the training images.
         batch: Clean images a step.
@@ -76,6 +76,7 @@ class Schedule:
         lr_least: Where `halving` stops, ...
         lr_then: ... and the rate from there on, if not `lr_least`.
         fade: The rate of `halving` is divided by 1 + fade * steps (the decay of Keras).
+        momentum: Of `sgd`.
         weight_decay: L2 factor (`sgd`).
         decay_on: Weights that decay: all parameters, or the kernels of all layers but the last.
         shift: Random shifts up to this many pixels, reflected at the border.
@@ -96,6 +97,7 @@ class Schedule:
     lr_least: float = 1e-6
     lr_then: float | None = None
     fade: float = 0.0
+    momentum: float = 0.9
     weight_decay: float = 0.0
     decay_on: Literal["all", "kernels"] = "all"
     shift: int = 0
@@ -114,6 +116,7 @@ class Schedule:
             _check(name, getattr(self, name), 0 < getattr(self, name) < float("inf"), "above 0 and finite")
         for name in ("fade", "weight_decay", "shift", "contrast", "colour", "shading"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "at least 0 and finite")
+        _check("momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and below 1")
         then = self.lr_then
         _check("lr_then", then, then is None or 0 < then < float("inf"), "above 0 and finite")
 

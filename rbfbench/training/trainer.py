@@ -172,7 +172,8 @@ def _check_classifier(classifier: nn.Module, name: str, images: Images) -> None:
 
 def _claim(path: Path, spec: TrainSpec) -> None:
     """Refuse a folder of another training, before its filters, reconstructions or weights are taken for this one's."""
-    if not path.is_file():
+    came_to_nothing = {file.name for file in path.parent.iterdir()} <= {path.name}
+    if not path.is_file() or came_to_nothing:
         with replacing(path) as part:
             part.write_text(repr(spec))
     if path.read_text() != repr(spec):
@@ -269,7 +270,9 @@ class _Run:
     def _stop(self) -> NoReturn:
         kept = f"; {self.path} holds the last good epoch" if self.epoch else ""
         raise ModelError(
-            f"training stopped in epoch {self.epoch + 1}", "the loss is not finite", f"lower the learning rate{kept}"
+            f"training stopped in epoch {self.epoch + 1}",
+            "the loss is not finite",
+            f"start anew with a lower lr{kept}",
         )
 
     def _state(self) -> dict[str, Any]:

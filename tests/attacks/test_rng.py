@@ -26,7 +26,7 @@ def pairs(keys: Keys) -> list[tuple[int, int]]:
     return list(zip(keys.images.tolist(), keys.uses.tolist(), strict=True))
 
 
-@pytest.mark.parametrize("law", ["normal", "uniform"])
+@pytest.mark.parametrize("law", ["normal", "uniform", "signs"])
 def test_numbers_belong_to_the_image_and_not_to_its_place(law: str, device: torch.device) -> None:
     like = LIKE.to(device)
     keys = Keys.of(names(6), 0).fold("start", 1)
@@ -56,6 +56,30 @@ def test_numbers_are_the_same_on_every_machine() -> None:
     keys = Keys.of(["7:abc"], 3).fold("start", 0)
     assert pairs(keys) == [(0xE08F4E1125D30DB6, 0xBB87771E9D2C7C84)]
     assert keys.uniform((2,), LIKE)[0].tolist() == pytest.approx([0.27578682, 0.55059707], abs=1e-7)
+    assert keys.signs((8,), LIKE)[0].tolist() == [-1, -1, 1, -1, -1, 1, -1, -1]
+
+
+def test_every_row_has_a_philox_of_its_own() -> None:
+    """Rows share one generator, keyed anew for each; a row must not feel what the one before it drew."""
+    keys = Keys.of(names(3), 0)
+    for i, (image, use) in enumerate(pairs(keys)):
+        own = [np.random.Generator(np.random.Philox(key=(image << 64) | use)) for _ in range(3)]
+        assert np.array_equal(keys.normal((5,), LIKE)[i].float(), own[0].standard_normal(5, np.float32))
+        assert np.array_equal(keys.uniform((3,), LIKE)[i].float(), own[1].random(3, np.float32))
+        words = own[2].bit_generator.random_raw(2).tolist()
+        bits = [words[j // 64] >> (j % 64) & 1 for j in range(70)]
+        assert keys.signs((70,), LIKE)[i].tolist() == [2 * bit - 1 for bit in bits]
+
+
+@pytest.mark.parametrize("rows", ["image", "draw", "use"])
+def test_signs_are_fair_and_independent(rows: str) -> None:
+    signs = numbers("signs", rows)
+    assert set(np.unique(signs)) == {-1, 1}
+    bound = 5 / np.sqrt(len(signs))
+    assert np.abs(signs.mean(0)).max() < bound
+    assert np.abs(signs.T @ signs / len(signs) - np.eye(8)).max() < bound
+    for lag in (1, 2, 16):
+        assert abs((signs[lag:, 0] * signs[:-lag, 0]).mean()) < bound
 
 
 def test_spread_lays_the_draws_of_an_image_side_by_side() -> None:

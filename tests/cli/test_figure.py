@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import os
 import re
@@ -14,8 +16,13 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from rbfbench.cli import cli
+from rbfbench.data import load_data
+from rbfbench.defenses import shipped_path
 from rbfbench.errors import LoadError, RbfbenchError, UsageError
 from rbfbench.reporting import figures
+from rbfbench.results.records import Score
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 SMALL = {"--dataset": "digits", "--device": "cpu"}
 
@@ -55,7 +62,7 @@ def check_picture(result: Result, path: Path) -> str:
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_filters(figure, tmp_path, ending):
     caption = check_picture(figure("filters", "--out", f"f.{ending}"), tmp_path / f"f.{ending}")
-    for words in ("The 17 filter means", "1e-20", "floor 0.001", "beta1 25", "50 images"):
+    for words in ("The 17 filter means", "1e-20", "floor 0.001", "beta1 25", "50 images", "weight lies on 7 of them"):
         assert words in caption
 
 
@@ -216,6 +223,98 @@ def test_text_stays_inside_the_picture():
         assert box.y0 >= 0
         assert box.x1 <= width
         assert box.y1 <= height
+
+
+def boxes(figure, texts):
+    figure.canvas.draw()
+    return [text.get_window_extent() for text in texts]
+
+
+def test_long_headings_do_not_run_into_each_other():
+    heads = ["image", "my_first_model_with_a_long_name", "package.nets:build_the_second", "linf ≤ 0.031"]
+    row = figures.GridRow("one", [figures.Panel(np.ones((4, 4, 3)))] * len(heads))
+    grid = figures.image_grid([row], heads, "caption")
+    found = [text for text in grid.texts if text.get_weight() == "bold"]
+    assert ["".join(text.get_text().split()) for text in found] == ["".join(head.split()) for head in heads]
+    places = sorted(boxes(grid, found), key=lambda box: box.x0)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(places))
+    highest = min(axes.get_window_extent().y1 for axes in grid.axes)
+    assert all(highest <= box.y0 and box.y1 <= grid.get_size_inches()[1] * grid.dpi for box in places)
+
+
+def test_models_given_as_files_are_headed_by_their_names(figure, tmp_path):
+    (tmp_path / "kept").mkdir()
+    path = tmp_path / "kept" / "mine.safetensors"
+    path.write_bytes(shipped_path("cnn", "digits").read_bytes())
+    done = figure("saliency", "--model", str(path), "--model", "cnn", "--index", "0", "--out", "s.svg")
+    caption = check_picture(done, tmp_path / "s.svg")
+    assert str(path) in caption  # in full
+    drawn = ["".join(node.itertext()) for node in ET.fromstring((tmp_path / "s.svg").read_text()).iter(f"{SVG}text")]  # noqa: S314
+    assert "mine" in drawn
+
+
+def test_saliency_says_what_became_of_the_noise(figure, tmp_path):
+    noisy = figure("saliency", "--model", "rcnn", "--index", "0", "--out", "s.png")
+    assert "in one step, through the noise of a decision (m draws)." in check_picture(noisy, tmp_path / "s.png")
+    quiet = figure("saliency", "--model", "rcnn", "--beta2", "0", "--index", "0", "--out", "s.png")
+    assert "through the noise" not in check_picture(quiet, tmp_path / "s.png")
+
+
+def test_words_below_images_can_be_read_and_do_not_run_into_each_other(figure, tmp_path, monkeypatch):
+    """Black on white: the frame's colours are too light for small letters. Names of classes may be long."""
+    drawn = []
+    monkeypatch.setattr(figures, "write_figure", lambda picture, path: drawn.append(picture) or (1, 1))
+    names = tuple(f"some_class_of_a_long_name_{i}" for i in range(10))
+    monkeypatch.setattr(
+        "rbfbench.data.load_data", lambda *_, **__: dataclasses.replace(load_data("digits"), classes=names)
+    )
+    done = figure("gallery", "--model", "cnn", "--norm", "linf", "--eps", "0.02", "--eps", "0.9", "--index", "0")
+    assert done.exit_code == 0, done.output
+    below = [text for text in drawn[0].texts if text.get_text()[:1] in "✓✗"]
+    assert len(below) == 3
+    assert {text.get_color() for text in below} == {"black"}
+    assert all("%" in text.get_text() for text in below)
+    places = sorted(boxes(drawn[0], below), key=lambda box: box.x0)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(places))
+
+
+# Curves ---------------------------------------------------------------------------------------------------------------
+def score(accuracy):
+    return Score(accuracy=accuracy, k=10 * accuracy, n=10, ci95=(max(0, accuracy - 0.1), min(1, accuracy + 0.1)))
+
+
+def curve_of(values, n_lines):
+    lines = {"clean": [score(1.0)] * len(values)}
+    lines |= {f"attack-{i}/static": [score(i / n_lines)] * len(values) for i in range(n_lines)}
+    return figures.curves("beta2", values, lines | {"WORST CASE": [score(0.0)] * len(values)}, "caption")
+
+
+def test_many_lines_can_be_told_apart_and_are_all_in_the_legend():
+    drawn = curve_of([0, 1, 2], 24)
+    (axes,) = drawn.axes
+    assert len(axes.lines) == 26
+    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 26
+    assert len({line.get_marker() for line in axes.lines[:9]}) == 9  # for whom colours are alike
+    (box,) = boxes(drawn, [axes.get_legend()])
+    width, height = drawn.get_size_inches() * drawn.dpi
+    assert 0 <= box.x0 < box.x1 <= width
+    assert 0 <= box.y0 < box.y1 <= height
+
+
+def test_markers_at_the_ends_of_the_scale_are_whole():
+    (axes,) = curve_of([0, 1, 2], 1).axes
+    low, high = axes.get_ylim()
+    assert low < -1
+    assert high > 101
+    assert [tick for tick in axes.get_yticks() if low <= tick <= high] == [0, 20, 40, 60, 80, 100]
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"), [([1e-20, 1e-6, 1e-3], "log"), ([0, 1, 1.75], "linear"), ([10, 25, 125], "linear")]
+)
+def test_values_over_decades_are_not_drawn_on_one_spot(values, scale):
+    (axes,) = curve_of(values, 1).axes
+    assert axes.get_xscale() == scale
 
 
 def test_filters_of_one_variance_can_be_drawn(tmp_path):

@@ -73,6 +73,15 @@ def test_the_table_shows_every_value_and_the_curve_is_drawn(here, tmp_path):
     assert [check["code"] for check in kept["checks"]] == ["budgets-do-not-nest"]
 
 
+def test_the_caption_of_a_curve_names_what_stayed_as_it_was(here, tmp_path):
+    values = ("--values", "0,1", "--m", "3", "--eps", "0.1")
+    done = here("sweep", "--model", "rcnn", *SMALL, *values, "--figure", "c.svg")
+    assert done.exit_code == 0, done.output
+    root = ET.fromstring((tmp_path / "c.svg").read_text())  # noqa: S314
+    text = " ".join(" ".join(root.itertext()).split())
+    assert "rcnn (beta1 25, m 3)" in text
+
+
 def test_the_same_command_resumes(here, tmp_path):
     command = ("sweep", "--values", "0,1", "--model", "rcnn", *SMALL, "--eps", "0.1", "--out", "kept", "--json", "-")
     first = here(*command)

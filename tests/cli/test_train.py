@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -242,6 +243,40 @@ def test_a_model_that_makes_its_noise_itself_needs_no_source(tmp_path):
     done = train(tmp_path, "cnn-ls-noise", *ARGUMENTS[1:], "2", *settings)
     assert done.returncode == 0, done.stderr
     assert load(tmp_path / "mine.safetensors")[1].recipe["source"] is None
+
+
+def test_to_resume_what_is_not_there_is_said(here):
+    """Interrupted before its first file or misspelt: the hours to come should not be a surprise."""
+    arguments = (*ARGUMENTS, "1", "--set", "em.updates=30", "--resume")
+    note = "note: mine.safetensors.work holds nothing to resume: the training starts anew\n"
+    assert here(*arguments)[2].startswith(note)
+    assert "note" not in here(*arguments)[2]
+
+
+@pytest.mark.parametrize("name", ["mine.safetensors", "mine.md"])
+def test_a_full_disk_at_the_very_end_loses_nothing(name, here, monkeypatch):
+    """The training is done; its weights or their card do not fit. With --resume nothing is trained again."""
+    write = Path.write_bytes
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if name == "mine.md":
+            patch.setattr(os, "fsync", full)
+        else:
+            patch.setattr(
+                Path, "write_bytes", lambda path, data: full() if path.name.startswith(name) else write(path, data)
+            )
+        code, out, err = here(*ARGUMENTS, "1", "--set", "em.updates=30")
+    assert (code, out) == (3, "")
+    assert f"error: cannot write {name}: No space left on device; " in err
+    left = {"mine.safetensors.work"} | ({"mine.safetensors"} if name == "mine.md" else set())
+    assert {path.name for path in Path.cwd().iterdir()} == left
+    code, out, err = here(*ARGUMENTS, "1", "--set", "em.updates=30", "--resume")
+    assert code == 0
+    assert "epoch 1/1" not in err
+    assert out.strip() == Path("mine.md").read_text().strip()
 
 
 # Mistakes -------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import pickle
 from collections.abc import Callable
@@ -93,6 +94,25 @@ def test_saving_again_replaces_the_file(tmp_path: Path) -> None:
     for n_classes in (2, 7):
         save(model_of(blueprint(n_classes=n_classes)), blueprint(n_classes=n_classes), path)
         assert load(path)[1].n_classes == n_classes
+
+
+def test_on_a_full_disk_the_old_file_stays_and_the_error_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save(model_of(blueprint(n_classes=2)), blueprint(n_classes=2), path)
+
+    def write(part: Path, data: bytes) -> int:
+        with part.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")  # as from a write: without a file name
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write)
+        with pytest.raises(LoadError, match=rf"^cannot write {path}: No space left on device; make room"):
+            save(model_of(blueprint(n_classes=7)), blueprint(n_classes=7), path)
+    assert load(path)[1].n_classes == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def written(path: Path, state: dict[str, Tensor], fields: Any) -> Path:

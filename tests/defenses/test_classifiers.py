@@ -10,7 +10,7 @@ from torch import nn
 
 from rbfbench.defenses.classifiers import CLASSIFIERS, VGG16
 
-# rbfcnn.md section 5: conv(64,d.3)(64)P (128,d.4)(128)P (256,d.4)(256,d.4)(256)P (512,d.4)(512,d.4)(512)P (same)P d.5,
+# The authors' script: conv(64,d.3)(64)P (128,d.4)(128)P (256,d.4)(256,d.4)(256)P (512,d.4)(512,d.4)(512)P (same)P d.5,
 # flatten(512), fc512, d.5, fc10; order conv -> relu -> BN -> dropout; fc512 also relu -> BN.
 LAYOUT = "64d.3 64 P 128d.4 128 P 256d.4 256d.4 256 P 512d.4 512d.4 512 P 512d.4 512d.4 512 P"
 WIDTHS = [int(word.partition("d")[0]) for word in LAYOUT.split() if word != "P"]

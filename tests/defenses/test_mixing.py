@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rbfbench.defenses import mixing
+from rbfbench.data import load_data
+from rbfbench.defenses import mixing, shipped_path
+from rbfbench.defenses.checkpoint import load
 from rbfbench.defenses.rbf import NoiseScope, RBFConfig, RBFReconstruction
 from rbfbench.errors import ModelError
 
@@ -133,6 +135,19 @@ def test_a_second_derivative_is_refused_in_one_line(scope: NoiseScope | None) ->
         torch.autograd.grad(gradient.sum(), leaf)
 
 
+@pytest.mark.parametrize("scope", SCOPES)
+def test_forward_mode_is_refused_in_one_line(scope: NoiseScope | None) -> None:
+    """Also as the outer half of a Hessian, which torch.func takes forward over reverse."""
+    layer, (x, _), noise = layer_of(scope, "cpu"), images("cpu"), noise_of(scope, "cpu")
+
+    def value(a: Tensor) -> Tensor:
+        return layer(a, Fixed(noise)).square().sum()
+
+    for transform in (lambda: torch.func.jvp(value, (x,), (x,)), lambda: torch.func.hessian(value)(x)):
+        with pytest.raises(ModelError, match=r"^the RBF layer was differentiated in forward mode: .*; .*\.$"):
+            transform()
+
+
 def test_weights_can_be_differentiated_twice() -> None:
     """As the refusal advises."""
     layer, (x, _) = layer_of(None, "cpu"), images("cpu")
@@ -198,6 +213,26 @@ def test_passes_cover_every_image_once() -> None:
             passes = list(mixing._passes(patches, k))
             assert [i for here in passes for i in range(here.start, here.stop)] == list(range(n))
             assert all((here.stop - here.start) * 4 * k <= max(mixing.CPU_WEIGHTS, 4 * k) for here in passes)
+
+
+@pytest.mark.parametrize(("beta1", "allowed"), [(25.0, 1e-4), (125.0, 5e-4)])
+def test_float32_is_accurate_on_real_images_and_filters(beta1: float, allowed: float, device: torch.device) -> None:
+    """Relative L2 error of a batch, values and gradients, against float64: promised at both sharpnesses."""
+    path = shipped_path("rcnn", "cifar10")
+    assert path
+    layer = load(path)[0].reconstruction.to(device)
+    layer.config = RBFConfig(beta1=beta1)
+    x, _ = load_data("cifar10").batch(0, 6)
+    cotangent = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        layer.to(dtype)
+        leaf = x.to(device, dtype).requires_grad_()
+        out = layer.static(leaf)
+        found.append((out.detach(), torch.autograd.grad((out * cotangent.to(dtype)).sum(), leaf)[0]))
+    for exact, rounded in zip(*found, strict=True):
+        assert rounded.dtype == torch.float32
+        assert float((rounded - exact).norm() / exact.norm()) < allowed
 
 
 def test_only_patches_and_samples_are_kept_for_the_backward_pass() -> None:

@@ -419,6 +419,8 @@ ERRORS: dict[str, tuple[Callable[[], object], type[RbfbenchError], str]] = {
     "numbers differ": (bad_filters(variances=torch.ones(K + 1)), ModelError, f"({K + 1},)"),
     "means flat": (bad_filters(means=torch.zeros(K, 12)), ModelError, f"({K}, 12)"),
     "m 0": (lambda: RBFConfig(m=0), UsageError, "m = 0"),
+    "m in part": (lambda: RBFConfig(m=2.5), UsageError, "m = 2.5"),  # type: ignore[arg-type]
+    "beta2 in words": (lambda: RBFConfig(beta2="1"), UsageError, "beta2 = '1'"),  # type: ignore[arg-type]
     "beta1 negative": (lambda: RBFConfig(beta1=-1.0), UsageError, "beta1 = -1.0"),
     "beta1_train NaN": (lambda: RBFConfig(beta1_train=math.nan), UsageError, "beta1_train = nan"),
     "beta2 negative": (lambda: RBFConfig(beta2=-0.5), UsageError, "beta2 = -0.5"),

@@ -121,6 +121,18 @@ def test_without_noise_the_decision_is_the_static_view(scope: NoiseScope, device
     np.testing.assert_allclose(model(x).detach().cpu(), static.detach().cpu(), rtol=1e-13)
 
 
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("beta2", [0.0, 1.75])
+def test_no_images_give_no_decisions(scope: NoiseScope, beta2: float, device: torch.device) -> None:
+    model, x = example(RBFConfig(beta2=beta2, noise_scope=scope), device)
+    none, keys = x[:0].requires_grad_(), Keys.of([], seed=0).spread(10)
+    for images in (model.front_static(none), model.front(none, draws=3), model.front(none, keys)):
+        assert images.shape == none.shape
+    for decision in (model(none), model.decide(none, keys)):
+        assert decision.shape == (0, CLASSES)
+        assert torch.autograd.grad(decision.sum(), none)[0].shape == none.shape
+
+
 def test_decision_stays_finite_where_every_run_gives_a_class_no_probability() -> None:
     model, x = example(RBFConfig())
     linear = model.classifier[1]  # type: ignore[index]

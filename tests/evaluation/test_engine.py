@@ -478,7 +478,19 @@ def test_a_claimed_nearest_example_that_the_model_gets_right_has_no_distance():
         outcome = run(Brightness(), [Row("boast", "none", {})], eps=0.01)
     assert outcome.run.attacks[0].accuracy == 1
     assert outcome.run.attacks[0].curve is None
+    assert "moved-nothing" not in fired(outcome)
     assert all(sample.distance is None for sample in outcome.samples)
+
+
+def test_an_attack_that_changes_no_image_is_told():
+    def nothing(oracle, x, y, *, norm, eps, rng):
+        return x.clone()
+
+    with patched(nothing=(nothing, {})):
+        outcome = run(Brightness(), [Row("nothing", "none", {}), row("fgsm")])
+    assert "moved-nothing" in fired(outcome)
+    assert outcome.run.attacks[0].unmoved == outcome.run.attacks[0].attacked == 40
+    assert outcome.run.attacks[1].unmoved == 0
 
 
 def test_survivors_only_get_later_attacks_and_the_worst_case_is_the_same(tmp_path):

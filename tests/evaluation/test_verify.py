@@ -108,3 +108,13 @@ def test_an_image_on_the_grid_stays_what_it_is():
     x = (torch.arange(256) / 255).view(1, 1, 16, 16)
     assert torch.equal((eight_bit(torch.zeros_like(x), x) * 255).round(), (x * 255).round())
     assert torch.equal((eight_bit(torch.ones_like(x), x) * 255).round(), (x * 255).round())
+
+
+def test_rounding_never_moves_a_pixel_beyond_the_image_that_lies_off_the_grid() -> None:
+    """Digits have 17 grey levels, which are no 8-bit ones: rounding must not add to the perturbation."""
+    x = torch.tensor([[[[5 / 16, 5 / 16, 5 / 16, 11 / 16]]]])
+    x_adv = torch.tensor([[[[5 / 16, 5 / 16 + 1e-4, 0.4, 0.2]]]])
+    rounded = eight_bit(x, x_adv)
+    assert rounded[0, 0, 0, 0] == x[0, 0, 0, 0]
+    assert ((rounded - x).abs() <= (x_adv - x).abs() + 1e-7).all()
+    assert rounded[0, 0, 0, 2] * 255 == pytest.approx(102.0)

@@ -136,7 +136,7 @@ def decays(model: nn.Module, schedule: Schedule) -> dict[str, float]:
 
 
 def test_the_kernels_of_all_layers_but_the_last_decay() -> None:
-    """rbfcnn.md section 5: conv and fc512 kernels; not fc10, biases, batch norm."""
+    """As in the authors' script: conv and fc512 kernels; not fc10, biases, batch norm."""
     model = VGG16()
     got = decays(model, SCHEDULES["authors", "cifar10", False])
     kernels = {f"{name}.weight" for name, module in model.named_modules() if type(module) in (nn.Conv2d, nn.Linear)} - {
@@ -152,12 +152,14 @@ def test_all_parameters_decay_where_the_schedule_says_so() -> None:
     assert set(decays(DigitsCNN(), schedule_of(weight_decay=0.25)).values()) == {0.25}
 
 
-@pytest.mark.parametrize("decay_on", ["all", "kernels"])
-def test_sgd_steps_are_nesterov_s_with_decay_where_it_belongs(decay_on: Any, device: torch.device) -> None:
-    """Nesterov: v <- 0.9 v + g, w <- w - lr (g + 0.9 v), with g the gradient of loss + decay/2 w^2; in float64."""
+@pytest.mark.parametrize(("decay_on", "momentum"), [("all", 0.9), ("kernels", 0.9), ("all", 0.5), ("all", 0.0)])
+def test_sgd_steps_are_nesterov_s_with_decay_where_it_belongs(
+    decay_on: Any, momentum: float, device: torch.device
+) -> None:
+    """Nesterov: v <- m v + g, w <- w - lr (g + m v), with g the gradient of loss + decay/2 w^2; in float64."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double().to(device)
-    schedule = schedule_of(policy="cosine", epochs=3, lr=0.3, weight_decay=0.2, decay_on=decay_on)
+    schedule = schedule_of(policy="cosine", epochs=3, lr=0.3, weight_decay=0.2, decay_on=decay_on, momentum=momentum)
     optimizer, scheduler = optimizer_of(schedule, model, 2)
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(7, 4))).to(device)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -167,8 +169,8 @@ def test_sgd_steps_are_nesterov_s_with_decay_where_it_belongs(decay_on: Any, dev
         loss = torch.func.functional_call(model, leaves, (x,)).square().sum()
         for (name, p), gradient in zip(weights.items(), torch.autograd.grad(loss, list(leaves.values())), strict=True):
             g = gradient + (0.2 * p if decay_on == "all" or name == "0.weight" else 0)
-            velocity[name] = 0.9 * velocity[name] + g
-            weights[name] = p - 0.3 * math.cos(math.pi * step / 12) ** 2 * (g + 0.9 * velocity[name])
+            velocity[name] = momentum * velocity[name] + g
+            weights[name] = p - 0.3 * math.cos(math.pi * step / 12) ** 2 * (g + momentum * velocity[name])
         optimizer.zero_grad()
         model(x).square().sum().backward()
         optimizer.step()

@@ -122,7 +122,7 @@ WRITTEN: dict[tuple[str, str, str], dict[str, Any]] = {
     ("paper", "mnist", "rcnn+"): {"classifier": "mnist-cnn", "epochs": 100} | PAPER_MNIST_NOISE,
     ("paper", "cifar10", "rcnn"): {"classifier": "vgg16", "epochs": 600},
     ("paper", "cifar10", "rcnn+"): {"classifier": "vgg16", "epochs": 600} | PAPER_CIFAR_NOISE,
-    # rbfcnn.md section 7: the paper's Gaussian, noise of another image
+    # The paper's Gaussian, noise of another image
     ("default", "mnist", "rcnn+"): {
         "noise.gaussian_std": 0.35,
         "noise.gaussian_bound": 0.3,
@@ -192,6 +192,7 @@ BAD: list[tuple[type, str, tuple[float, ...]]] = [
     *((Schedule, name, NOT_POSITIVE) for name in ("lr", "lr_least", "lr_then")),
     *((Schedule, name, NEGATIVE) for name in ("fade", "weight_decay", "contrast", "colour", "shading")),
     (Schedule, "shift", (-1,)),
+    (Schedule, "momentum", (-0.1, 1.0, math.nan)),
     *((Noise, name, (0, -1)) for name in ("copies", "adversarial_steps", "stored", "made_at")),
     *((Noise, name, NEGATIVE) for name in ("gaussian_std", "gaussian_bound", "adversarial_eps", "rotate", "shift")),
     (Noise, "gaussian_bound_low", (-0.1, 0.31, math.nan)),
@@ -220,6 +221,7 @@ def test_a_constant_without_meaning_is_refused_in_one_line(kind: type, name: str
         (Recipe, {"smoothing": 0.0}),
         (Schedule, {"epochs": 1, "batch": 1, "halve_every": 1, "shading_grid": 2}),
         (Schedule, {"lr": 1e-12, "lr_least": 1e-12, "lr_then": 1e-12, "fade": 0.0, "weight_decay": 0.0}),
+        (Schedule, {"momentum": 0.0}),
         (Noise, {"copies": 1, "adversarial_steps": 1, "stored": 1, "made_at": 1}),
         (Noise, {"gaussian_std": 0.0, "gaussian_bound": 0.0, "gaussian_bound_low": 0.0, "adversarial_eps": 0.0}),
         (Noise, {"gaussian_bound_low": 0.3}),

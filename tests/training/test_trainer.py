@@ -23,6 +23,7 @@ from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.errors import LoadError, ModelError
 from rbfbench.training import copies, trainer
 from rbfbench.training.augment import augment
+from rbfbench.training.files import replacing
 from rbfbench.training.recipes import NOISES, RECIPES, SCHEDULES
 from rbfbench.training.trainer import Progress, Trained, TrainSpec, model_digest, smoothed, train
 
@@ -248,6 +249,15 @@ def test_a_folder_of_another_training_is_refused_untouched(change: str, stage: s
     fit(spec, tmp_path)  # and its own settings still resume it
 
 
+def test_settings_that_came_to_nothing_do_not_block_the_folder(tmp_path: Path) -> None:
+    mistaken = spec_of()
+    assert mistaken.em
+    with pytest.raises(ModelError, match="too many filters"):
+        fit(dataclasses.replace(mistaken, em=dataclasses.replace(mistaken.em, most=1)), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.txt"]
+    assert_same(undisturbed(mistaken), fit(mistaken, tmp_path), torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -292,7 +302,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(
             fit(spec, tmp_path / "cut")
     path = tmp_path / "cut" / "checkpoint.pt"
     assert str(caught.value).startswith("training stopped in epoch 2: the loss is not finite; ")
-    assert str(path) in str(caught.value)
+    # Not "go on": a folder is of one setting, so a lower rate is another training.
+    assert str(caught.value).endswith(f"start anew with a lower lr; {path} holds the last good epoch.")
     state = torch.load(path, weights_only=True)
     assert state["epoch"] == 1
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
@@ -301,7 +312,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(
 
 def test_in_the_first_epoch_no_checkpoint_is_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned(monkeypatch, after=2)
-    with pytest.raises(ModelError, match=r"stopped in epoch 1: the loss is not finite; lower the learning rate\.$"):
+    with pytest.raises(ModelError, match=r"stopped in epoch 1: the loss is not finite; start anew with a lower lr\.$"):
         fit(spec_of(), tmp_path)
     assert not (tmp_path / "checkpoint.pt").exists()
 
@@ -346,6 +357,29 @@ def test_reconstructions_are_computed_once_and_those_of_the_model(tmp_path: Path
     (tmp_path / "checkpoint.pt").unlink()
     fit(spec, tmp_path, device, lambda stage, done, *_: stages.append((stage, done)))
     assert {stage for stage, _ in stages} == {"epoch 1/1", "epochs"}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_mixed_precision_is_for_the_steps_of_the_net_alone(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    """Weights, loss, reconstructions and the accuracies in between stay float32; and it resumes all the same."""
+    seen: set[tuple[bool, torch.dtype]] = set()
+
+    def watched(n: int) -> nn.Module:
+        net = DigitsCNN(n)
+        net.features[0].register_forward_hook(lambda module, _, out: seen.add((module.training, out.dtype)))
+        return net
+
+    monkeypatch.setitem(CLASSIFIERS, "digits-cnn", watched)
+    spec = dataclasses.replace(spec_of("rcnn+"), precision=precision)
+    trained = fit(spec, tmp_path / "whole", device)
+    assert seen == {(False, torch.float32), (True, getattr(torch, precision))}
+    assert {parameter.dtype for parameter in trained.model.parameters()} == {torch.float32}
+    assert trained.history[-1]["loss"] < trained.history[0]["loss"]
+    with pytest.raises(Killed):
+        fit(spec, tmp_path / "killed", device, killed_after("epoch 2/2", 7))
+    assert_same(trained, fit(spec, tmp_path / "killed", device), device)
 
 
 def test_stored_pixels_keep_every_8_bit_value_apart() -> None:
@@ -666,6 +700,19 @@ def test_every_large_file_is_whole_or_not_there(
             fit(spec_of(recipe), tmp_path)
     assert not [path for path in tmp_path.iterdir() if name in path.name]
     assert_same(undisturbed(spec_of(recipe)), fit(spec_of(recipe), tmp_path), torch.device("cpu"))
+
+
+def test_a_file_that_was_written_in_part_is_told_as_such(tmp_path: Path) -> None:
+    """As numpy does, whose error has neither number nor words of the system."""
+
+    def cut() -> None:
+        with replacing(tmp_path / "noise.npy") as part:
+            part.write_bytes(b"begun")
+            raise OSError("64000 requested and 30656 written")
+
+    with pytest.raises(LoadError, match=r"only a part of it was written \(64000 requested and 30656 written\); make"):
+        cut()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_classifier_for_other_images_is_named_in_one_line(tmp_path: Path, device: torch.device) -> None:

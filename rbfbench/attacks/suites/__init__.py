@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
-from rbfbench.attacks.table import ATTACKS, AVERAGING, VIEWS, Value
-from rbfbench.errors import UsageError, unknown_name
+from rbfbench.attacks.table import ATTACKS, AVERAGING, VIEWS, AttackInfo, Value
+from rbfbench.errors import unknown_name
 
 SUITES: dict[str, str] = {
     "quick": "a first look in minutes: FGSM, PGD on two losses, MI-FGSM, and PGD through the noise",
+    "paper-linf": "Table I of the RBF-CNN paper: static, adaptive and black-box attacks",
+    "paper-l1": "the l1 half of its Table V",
+    "paper-l2": "the l2 half of its Table V",
+    "autoattack": "AutoAttack standard; add --worst-case to attack survivors only, as its authors do",
+    "autoattack-plus": "AutoAttack plus",
+    "autoattack-rand": "AutoAttack rand, for random models, scored on fresh draws",
+    "black-box": "random search, estimated gradients, transfer: no gradient of the model",
 }
 
 
@@ -43,8 +51,8 @@ class Row:
         return f"{self.attack}{'-' + self.label if self.label else ''}{view}"
 
 
-def load_suite(name: str) -> list[Row]:
-    """The rows of a suite.
+def load_suite(name: str, norm: str | None = None) -> list[Row]:
+    """The rows of a suite, without those that are for other norms; all of them if no norm is given.
 
     Raises:
         UsageError: There is no such suite.
@@ -63,27 +71,28 @@ def load_suite(name: str) -> list[Row]:
             limit=row.get("limit"),
         )
         for row in table["row"]
+        if norm is None or norm in row.get("norms", (norm,))
     ]
 
 
-def single_rows(names: tuple[str, ...], view: str, draws: int) -> list[Row]:
-    """Rows with default parameters for attacks given by name, each under `view` (attacks that need none: "none").
+def single_rows(attacks: Mapping[str, AttackInfo], view: str, draws: int) -> list[Row]:
+    """Rows with default parameters for attacks by name, each under `view` (attacks that need no gradient: "none").
 
     Raises:
-        UsageError: Unknown attack or view, or the same attack twice.
+        UsageError: Unknown view.
     """
+    if view not in VIEWS:
+        raise unknown_name("view", view, VIEWS)
     rows = []
-    for name in names:
-        if name not in ATTACKS:
-            raise unknown_name("attack", name, ATTACKS)
-        if view not in VIEWS:
-            raise unknown_name("view", view, VIEWS)
-        used = view if ATTACKS[name].gradient else "none"
-        rows.append(Row(name, used, _complete(name, {}), draws if used in AVERAGING else 1))
-    if len({row.id for row in rows}) < len(rows):
-        raise UsageError("the same attack is named twice", f"--attack {' --attack '.join(names)}", "name each once")
+    for name, info in attacks.items():
+        used = view if info.gradient else "none"
+        defaults = {key: parameter.default for key, parameter in info.parameters.items()}
+        rows.append(Row(name, used, defaults, draws if used in AVERAGING else 1))
     return rows
 
 
 def _complete(attack: str, given: dict[str, Value]) -> dict[str, Value]:
-    return {name: given.get(name, parameter.default) for name, parameter in ATTACKS[attack].parameters.items()}
+    parameters = ATTACKS[attack].parameters
+    if stray := given.keys() - parameters.keys():
+        raise ValueError(f"{attack} has no parameter {', '.join(sorted(stray))}")
+    return {name: given.get(name, parameter.default) for name, parameter in parameters.items()}

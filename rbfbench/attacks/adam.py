@@ -1,0 +1,41 @@
+"""Adam for a batch of images that start, restart and finish on their own (Kingma & Ba, arXiv 1412.6980)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MEAN, SQUARE, TINY = 0.9, 0.999, 1e-8  # decay of the two moments, and what keeps their ratio finite
+
+
+class Adam:
+    """The moments of each image, and how many steps they hold.
+
+    Args:
+        like: (N, C, H, W), the shape, dtype and device of what is optimised.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self.mean = torch.zeros_like(like)
+        self.square = torch.zeros_like(like)
+        self.taken = torch.zeros_like(like[:, :1, :1, :1])
+
+    def descent(self, gradient: Tensor) -> Tensor:
+        """The way down along `gradient` (N, C, H, W), for a step size of one."""
+        self.taken += 1
+        self.mean.lerp_(gradient, 1 - MEAN)
+        self.square.mul_(SQUARE).addcmul_(gradient, gradient, value=1 - SQUARE)
+        mean = self.mean / (1 - MEAN**self.taken)
+        square = self.square / (1 - SQUARE**self.taken)
+        return -mean / (square.sqrt() + TINY)
+
+    def narrow(self, going: Tensor) -> None:
+        """Keep the images at `going`, a mask or positions."""
+        self.mean, self.square, self.taken = self.mean[going], self.square[going], self.taken[going]
+
+    def restart(self, where: Tensor) -> None:
+        """Forget what was gathered for the images where the mask (N, 1, 1, 1) is set."""
+        kept = (~where).to(self.taken)
+        self.mean *= kept
+        self.square *= kept
+        self.taken *= kept
