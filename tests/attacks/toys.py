@@ -126,7 +126,7 @@ def run_attack(
 
 def short(name: str) -> dict[str, Any]:
     """Parameters that make an attack quick, whatever attacks the table gains."""
-    small = {"steps": 4, "restarts": 2, "tries": 3, "targets": 2}
+    small = {"steps": 4, "restarts": 2, "tries": 3, "targets": 2, "pairs": 3, "queries": 20}
     return {key: value for key, value in small.items() if key in ATTACKS[name].parameters}
 
 
