@@ -290,19 +290,27 @@ def claim_ratios(
         steps: Gradient steps to the adversarial ones.
 
     Raises:
-        UsageError: The model has no RBF front.
+        UsageError: The model has no RBF front, or the radius is less than the images can hold.
     """
     front = rbf_front(target)
     for beta1 in sorted({front.config.beta1, front.config.beta1_train}):
         # A copy: the model under test keeps its constants.
         config = dataclasses.replace(front.config, beta1=beta1)
         rec: Map = RBFReconstruction(front.means, front.variances, config).eval().static
+        # The ratio of small changes is no matter of float32, whose rounding would be most of the numerator.
+        exact: Map = RBFReconstruction(front.means.double(), front.variances.double(), config).eval().static
         makers: dict[str, Callable[[Tensor, Keys], Tensor]] = {
             "random": partial(random_perturbation, norm=norm, eps=eps),
             "adversarial": partial(worst_perturbation, rec, norm=norm, eps=eps, steps=steps),
         }
         for kind, make in makers.items():
-            ratios = np.concatenate([expansion(rec, x, make(x, keys)) for x, keys in _chunks(target, images, seed)])
+            ratios = np.concatenate(
+                [expansion(exact, x.double(), make(x, keys).double()) for x, keys in _chunks(target, images, seed)]
+            )
+            if not np.isfinite(ratios).all():
+                raise UsageError(
+                    f"eps = {eps:g} changes nothing", "float32 pixels do not hold so little", "give a larger radius"
+                )
             yield Expansion(norm, eps, beta1, kind, float(ratios.mean()), float(ratios.max()), len(ratios))
 
 
@@ -319,7 +327,8 @@ def conclusion(rows: Sequence[Expansion]) -> str:
     low, high = min(row.mean for row in typical), max(row.mean for row in typical)
     peak = max(worst, key=lambda row: row.largest)
     at = f"{peak.largest:.2f} ({peak.norm}, beta1 {peak.beta1:g})"
-    kept = f"Random perturbations leave the reconstruction with {low:.0%} to {high:.0%} of their length on average"
+    span = " to ".join(dict.fromkeys((f"{low:.0%}", f"{high:.0%}")))
+    kept = f"Random perturbations leave the reconstruction with {span} of their length on average"
     if high >= 1:
         return f"{kept}: Claim 1 does not hold, not even for typical shifts. The largest ratio found is {at}."
     if peak.largest >= 1:

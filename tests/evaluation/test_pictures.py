@@ -183,15 +183,16 @@ def test_saliency_of_a_flat_model_is_grey():
 
 
 # Claim 1 --------------------------------------------------------------------------------------------------------------
-def test_ratios_against_a_float64_loop():
+@pytest.mark.parametrize("eps", [0.05, 1e-5])  # the small one drowns in the rounding of float32 reconstructions
+def test_ratios_against_a_float64_loop(eps):
     target, images = tiny(), some_images()
     front = target.model.reconstruction
-    rows = list(pictures.claim_ratios(target, images, norm="linf", eps=0.05, seed=0, steps=4))
+    rows = list(pictures.claim_ratios(target, images, norm="linf", eps=eps, seed=0, steps=4))
     assert [(row.beta1, row.kind) for row in rows] == [
         (10.0, "random"), (10.0, "adversarial"), (30.0, "random"), (30.0, "adversarial"),
     ]  # fmt: skip
     x, keys = images.batch(0, 5)[0], Keys.of(images.ids, 0)
-    delta = pictures.random_perturbation(x, keys, norm="linf", eps=0.05)
+    delta = pictures.random_perturbation(x, keys, norm="linf", eps=eps)
     for row in (rows[0], rows[2]):
         ratios = []
         for image, d in zip(x.double().numpy(), delta.double().numpy(), strict=True):
@@ -245,6 +246,12 @@ def test_the_identity_passes_on_everything():
     np.testing.assert_allclose(pictures.expansion(lambda z: z, x, delta), 1)
 
 
+def test_a_radius_that_no_pixel_can_hold_is_refused():
+    """1e-12 beside a pixel of 0.5 is nothing in float32, and nothing over nothing is no ratio."""
+    with pytest.raises(UsageError, match=r"^eps = 1e-12 changes nothing: .*; give a larger radius\.$"):
+        list(pictures.claim_ratios(tiny(), some_images(), norm="linf", eps=1e-12, seed=0, steps=1))
+
+
 def row(kind: str, mean: float, largest: float) -> Expansion:
     return Expansion(norm="l2", eps=1.0, beta1=25.0, kind=kind, mean=mean, largest=largest, n=4)
 
@@ -258,4 +265,8 @@ def test_the_conclusion_follows_the_largest_ratio():
     calm = pictures.conclusion([typical, row("adversarial", 0.6, 0.8)])
     assert "no proof" in calm
     assert "amplified" not in calm
+    assert "with 27% of their length" in calm  # not "27% to 27%"
+    assert "with 20% to 30% of" in pictures.conclusion(
+        [row("random", 0.2, 1), row("random", 0.3, 1), row("adversarial", 1, 1)]
+    )
     assert "not even" in pictures.conclusion([row("random", 1.1, 1.3), row("adversarial", 2, 2.5)])
