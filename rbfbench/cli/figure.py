@@ -344,14 +344,21 @@ def _source(scene: Scene, seed: int) -> str:
 
 
 def _about(target: Target) -> str:
-    """Name of a model, and its constants if it is an RBF-CNN."""
+    """Name of a model, and its constants if it is an RBF-CNN: those that matter most, and what is not as usual."""
+    from rbfbench.defenses.rbf import RBFConfig
     from rbfbench.defenses.rbfcnn import RBFCNN
 
     if not isinstance(target.model, RBFCNN):
         return target.name
     config = target.model.config
     draws = f", m {config.m}" if config.beta2 > 0 else ""
-    return f"{target.name} (beta1 {config.beta1:g}, beta2 {config.beta2:g}{draws})"
+    usual = vars(RBFConfig())
+    others = "".join(
+        f", {name} {value:g}" if isinstance(value, float) else f", {name} {value}"
+        for name, value in vars(config).items()
+        if name not in ("beta1", "beta2", "m") and value != usual[name]
+    )
+    return f"{target.name} (beta1 {config.beta1:g}, beta2 {config.beta2:g}{draws}{others})"
 
 
 def _through(target: Target) -> str:

@@ -260,6 +260,13 @@ def test_saliency_says_what_became_of_the_noise(figure, tmp_path):
     assert "through the noise" not in check_picture(quiet, tmp_path / "s.png")
 
 
+def test_captions_name_every_constant_that_is_not_the_usual_one(figure, tmp_path):
+    knobs = ("--noise-scope", "patch", "--var-floor", "0.01", "--no-clip")
+    done = figure("gallery", "--norm", "l2", "--eps", "0.1", "--index", "0", "--m", "2", *knobs, "--out", "g.png")
+    expected = "rcnn+ (beta1 25, beta2 1.75, m 2, var_floor 0.01, noise_scope patch, clip False)"
+    assert expected in check_picture(done, tmp_path / "g.png")
+
+
 def test_words_below_images_can_be_read_and_do_not_run_into_each_other(figure, tmp_path, monkeypatch):
     """Black on white: the frame's colours are too light for small letters. Names of classes may be long."""
     drawn = []
