@@ -30,15 +30,15 @@ FORMATS = ("table", "md", "csv", "latex", "json")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None, help="File to write it to.")
 def compare(**given: Any) -> None:  # noqa: ANN401  (click passes the options declared above)
-    r"""Compare models image by image: finished run folders, or models that are run here.
+    """Compare models image by image: finished run folders, or models that are run here.
 
     The first is what the others are compared with: exact sign-flip tests, with Holm's correction over all cells.
 
     \b
     rbfbench compare run-rcnn run-cnn
-    rbfbench compare --model rcnn+ --model mynets:build --norm linf --eps 8/255 --limit 200
-    rbfbench compare --model cnn --model rcnn --attack transfer --transfer-matrix --format md
-    """
+    rbfbench compare --model rcnn+ --model mynets:build --eps 8/255 --limit 200
+    rbfbench compare --model cnn --model rcnn --attack transfer --transfer-matrix
+    """  # noqa: D301  (click's sign for lines that stay as they are)
     runs, models = given["runs"], given["models"]
     if bool(runs) == bool(models):
         raise UsageError("there is nothing to compare" if not runs else "run folders and --model exclude each other",
