@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print what the run would cost, and run nothing.")
 @click.option("--json", "json_path", default=None, metavar="FILE", help="Write run.json there; - for stdout alone.")
 def attack(**given: Any) -> None:  # noqa: ANN401  (click passes the options declared above)
-    r"""Attack a classifier and print how robust it is.
+    """Attack a classifier and print how robust it is.
 
     Every adversarial example is verified outside the attack that made it; accuracies carry 95% intervals.
 
@@ -34,7 +34,7 @@ def attack(**given: Any) -> None:  # noqa: ANN401  (click passes the options dec
     rbfbench attack --norm linf --eps 0.031
     rbfbench attack --dataset mnist --norm l2 --limit 1000
     rbfbench attack --model mypackage.nets:build --dataset npz:images.npz --eps 8/255
-    """
+    """  # noqa: D301
     rows = rows_of(given)
     eps_text = eps_text_of(given)
     eps = parse_eps(eps_text)

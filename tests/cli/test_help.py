@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from rbfbench.cli import cli
 
-COMMANDS = ("compare", "figure", "sweep", "train")
+COMMANDS = ("attack", "compare", "figure", "sweep", "train")
 
 
 def helped(*arguments: str) -> list[str]:
