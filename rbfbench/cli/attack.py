@@ -33,7 +33,7 @@ def attack(**given: Any) -> None:  # noqa: ANN401  (click passes the options dec
     \b
     rbfbench attack --norm linf --eps 0.031
     rbfbench attack --dataset mnist --norm l2 --limit 1000
-    rbfbench attack --model mypackage.nets:build --dataset npz:images.npz --eps 8/255
+    rbfbench attack --model mynets:build --dataset npz:images.npz --eps 8/255
     """  # noqa: D301
     rows = rows_of(given)
     eps_text = eps_text_of(given)
