@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rbfbench.attacks.adam import Adam
 from rbfbench.attacks.best import Best
 from rbfbench.attacks.losses import margin
 from rbfbench.attacks.norms import NORMS, SHRINK
 from rbfbench.attacks.oracle import Oracle
 from rbfbench.attacks.rng import Keys
-
-DECAYS = (0.9, 0.999)  # of Adam's two moments (arXiv 1412.6980)
 
 # What Adam divides by is the root of this. Under linf each coordinate has its own, so that all move alike; under l2 an
 # image has one, or the walk would turn from the gradient to its signs, which on the l2 sphere are not the optimum.
@@ -60,21 +59,25 @@ def spsa(
     """
     geometry, budget, rate = NORMS[norm], eps * SHRINK, eps / 10 if lr is None else lr
     left = steps * (2 * pairs + 1) + 1 if queries is None else queries
-    best, adam = Best(x, y), _Adam(norm, x)
-    everyone = torch.arange(len(x), device=x.device)
+    # The least number in place of Adam's 1e-8, so that the scale of the logits does not matter.
+    best, adam = Best(x, y), Adam(x, SQUARE[norm], torch.finfo(x.dtype).tiny)
+    alive = torch.arange(len(x), device=x.device)
 
     point = (x + geometry.project(x, geometry.start(rng.fold("start"), x, budget), budget)).clamp(0, 1)
-    best.offer(everyone, point, oracle.logits(point))
+    best.offer(alive, point, oracle.logits(point))
     left -= 1
     for step in range(steps):
-        alive = everyone[~best.broken] if oracle.exact else everyone
+        if oracle.exact:
+            going = ~best.broken[alive]
+            alive = alive[going]
+            adam.narrow(going)
         taken = min(pairs, (left - 1) // 2)  # one pass is kept for the point itself
         if taken < 1 or len(alive) == 0:
             break
         left -= 2 * taken + 1
         near, clean, keys = oracle[alive], x[alive], rng[alive.cpu().numpy()].fold("step", step)
         measured = slope(near, point[alive], y[alive], keys, pairs=taken, delta=delta)
-        moved = point[alive] - clean + rate * adam.unit(alive, measured, step + 1)
+        moved = point[alive] - clean - rate * adam.descent(measured)
         point[alive] = (clean + geometry.project(clean, moved, budget)).clamp(0, 1)
         best.offer(alive, point[alive], near.logits(point[alive]))
     return best.x_adv
@@ -118,20 +121,3 @@ def _margins(oracle: Oracle, points: Tensor, y: Tensor) -> Tensor:
         owner = torch.arange(len(points), device=points.device).repeat_interleave(part.shape[1])
         margins.append(margin(oracle[owner].logits(part.flatten(0, 1)), y[owner]).view(len(points), -1))
     return torch.cat(margins, dim=1)
-
-
-class _Adam:
-    """Adam's moments for each image (arXiv 1412.6980); images that stopped keep theirs."""
-
-    def __init__(self, norm: str, x: Tensor) -> None:
-        self.square = SQUARE[norm]
-        self.mean = torch.zeros_like(x)
-        self.power = torch.zeros_like(self.square(x))
-
-    def unit(self, index: Tensor, slope: Tensor, time: int) -> Tensor:
-        """The step of length about one in the norm for the images at `index`, at step `time` from 1."""
-        self.mean[index] = DECAYS[0] * self.mean[index] + (1 - DECAYS[0]) * slope
-        self.power[index] = DECAYS[1] * self.power[index] + (1 - DECAYS[1]) * self.square(slope)
-        root = (self.power[index] / (1 - DECAYS[1] ** time)).sqrt()
-        # The least number in place of Adam's 1e-8, so that the scale of the logits does not matter.
-        return self.mean[index] / (1 - DECAYS[0] ** time) / root.clamp(min=torch.finfo(slope.dtype).tiny)

@@ -70,7 +70,7 @@ def _run(given: dict[str, Any], rows: list[Row], *, eps_text: str, eps: float) -
     target = load_target(given["model"], images, device, knobs=knobs)
     surrogates = surrogates_of(given, rows, images, device)
     spec = spec_of(given, target, images, available, rows, eps=eps, eps_text=eps_text, knobs=knobs)
-    print_cost(target, images, spec, whole=given["dry_run"])
+    print_cost(target, images, spec, surrogates, whole=given["dry_run"])
     if given["dry_run"]:
         return None
     folder = RunFolder(given["out"]) if given["out"] else None

@@ -40,9 +40,10 @@ def compare(**given: Any) -> None:  # noqa: ANN401  (click passes the options de
     rbfbench compare --model cnn --model rcnn --attack transfer --transfer-matrix
     """  # noqa: D301  (click's sign for lines that stay as they are)
     runs, models = given["runs"], given["models"]
-    if bool(runs) == bool(models):
-        raise UsageError("there is nothing to compare" if not runs else "run folders and --model exclude each other",
-                         "give two run folders, or --model twice", "see `rbfbench compare --help`")  # fmt: skip
+    if runs and models:
+        raise UsageError("run folders and --model exclude each other", "folders hold results", "give one of the two")
+    if not runs and not models:
+        raise UsageError("there is nothing to compare", "no run is named", "give two run folders, or --model twice")
     if len(runs or models) < 2:
         raise UsageError("one alone cannot be compared", f"only {(runs or models)[0]} is given", "give a second one")
     if given["transfer_matrix"] and not models:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from rbfbench.attacks import ATTACKS, SUITES, VIEWS, load_suite
+from rbfbench.attacks import ATTACKS, SUITES, VIEWS, AttackInfo, load_suite
 from rbfbench.defenses import SHIPPED, shipped_for
 
 KINDS = ("attacks", "suites", "views", "models")
@@ -38,13 +38,12 @@ def _lines(kind: str) -> list[tuple[str, ...]]:
                 info.kind,
                 " ".join(info.norms),
                 "{:,}+{:,}".format(*info.passes({key: p.default for key, p in info.parameters.items()})),
-                " ".join(f"{key}={p.default}" for key, p in info.parameters.items()) or "-",
                 info.reference,
-                info.about,
+                f"{info.about}\n{_parameters(info)}".rstrip(),
             )
             for name, info in ATTACKS.items()
         ]
-        return [("attack", "kind", "norms", "passes", "parameters", "reference", "about"), *lines]
+        return [("attack", "kind", "norms", "passes", "reference", "about, and what --set can change"), *lines]
     if kind == "suites":
         return [
             ("suite", "norms", "rows, with their images where they are capped", "about"),
@@ -56,6 +55,11 @@ def _lines(kind: str) -> list[tuple[str, ...]]:
             *[(name, " ".join(shipped_for(name)) or "-", about) for name, about in SHIPPED.items()],
         ]
     return [("view", "about"), *VIEWS.items()]
+
+
+def _parameters(info: AttackInfo) -> str:
+    """Parameters with their defaults; nothing for those that follow from the run."""
+    return " ".join(f"{key}={'' if p.default is None else p.default}" for key, p in info.parameters.items())
 
 
 def _norms(suite: str) -> list[str]:

@@ -31,7 +31,7 @@ from rbfbench.evaluation.memory import choose_batch_size, is_out_of_memory
 from rbfbench.evaluation.nearest import candidates_within, verified_distance
 from rbfbench.evaluation.samples import Unattacked, spared
 from rbfbench.evaluation.spec import RunSpec
-from rbfbench.evaluation.target import Target, View, ensemble
+from rbfbench.evaluation.target import Target, View
 from rbfbench.evaluation.verify import Verdict, verify
 from rbfbench.evaluation.work import (
     BACKWARD,
@@ -41,6 +41,7 @@ from rbfbench.evaluation.work import (
     images_of_row,
     row_work,
     verdict_work,
+    view_of,
     work_ahead,
 )
 from rbfbench.interop import attack_info
@@ -93,6 +94,7 @@ def evaluate(
     with _answering(target):
         job = _Job(target, images, spec, surrogates, progress)
         clean = job.clean_pass()
+    digest = cell_key(spec.deciding() | {"rows": [job.key(row) for row in job.rows]})
     cells: list[Cell] = []
     null: Score | None = None
     interrupted = False
@@ -106,7 +108,7 @@ def evaluate(
                 examples.write()
                 if folder and cell.row.unknown == 0:  # a crash may not repeat itself: try such a cell again
                     folder.write_cell(key, cell)
-            job.learn(cell)
+            job.learn(row, cell)
             cells.append(cell)
         if target.stochastic:
             with _answering(target):
@@ -117,7 +119,7 @@ def evaluate(
     run = Run(
         status="started" if interrupted else "partial" if unknown else "complete",
         spec=spec.document(),
-        spec_digest=cell_key(spec.deciding() | {"rows": [job.key(row) for row in job.rows]}),
+        spec_digest=digest,
         model_digest=job.model_digest,
         data_digest=images.digest,
         model=target.card,
@@ -205,7 +207,7 @@ class _Job:
             "release": info.release or None,
             "surrogates": self.surrogate_digests if info.surrogate else None,
             "limit": row.limit,
-            "broken": sorted(self.images.ids[i] for i in self.broken) or None,
+            "broken": sorted(self.images.ids[i] for i in self.broken) or None if self._spares(row) else None,
         }
         return cell_key(
             self.spec.deciding()
@@ -234,9 +236,15 @@ class _Job:
             self.meter.skip(row.id)
         return cell
 
-    def learn(self, cell: Cell) -> None:
+    def _spares(self, row: Row) -> bool:
+        """Whether a row attacks survivors only: not if it stays out of the worst case, and stands for itself."""
+        info = attack_info(row.attack)
+        enters = info.kind != "control" and (self.spec.include_transfer or not info.surrogate)
+        return self.spec.worst_case and enters
+
+    def learn(self, row: Row, cell: Cell) -> None:
         """Let later rows spare what this one has broken, if survivors only are attacked."""
-        if not self.spec.worst_case or not enters_worst_case(cell.row):
+        if not self._spares(row):
             return
         position = {image: i for i, image in enumerate(self.images.ids)}
         for sample in cell.samples:
@@ -305,29 +313,24 @@ class _Job:
         self.flat = 0
         info = attack_info(row.attack)
         taken = np.arange(images_of_row(row, len(self.images)))
-        gone = np.array([i in self.broken for i in taken.tolist()], bool)
+        gone = np.array([self._spares(row) and i in self.broken for i in taken.tolist()], bool)
         alive = taken[self.worth[taken] & ~gone]
         samples = [self.clean.clean_error(row.id, i) for i in taken[~self.worth[taken]].tolist()]
         samples += [spared(row.id, self.broken[i]) for i in taken[gone].tolist()]
         each = row_work(self.target, row, self.passes)
         self.meter.begin(row.id, len(alive) * each)
-        view = self._view(row)
+        view = view_of(self.target, row, self.surrogates)
         work = partial(self._attack_batch, row, view, examples)
         if info.coupled:
             parts = self.groups(alive, cast(int, row.parameters["particles"]))
         else:
-            parts = self.batches(alive, draws_of(self.target, row) if view.noisy else 1)
+            parts = self.batches(alive, draws_of(self.target, row))
         for where in parts:
             samples += self._halving(work, where, whole=info.coupled)
             self.meter.settle(len(where) * each)
         order = {image: position for position, image in enumerate(self.images.ids)}
         samples.sort(key=lambda sample: order[sample.image])
         return Cell(row=self._summary(row, samples, time.monotonic() - began), samples=samples)
-
-    def _view(self, row: Row) -> View:
-        if attack_info(row.attack).surrogate:
-            return View(ensemble(self.surrogates), exact=False)
-        return self.views[row.view]
 
     def null_control(self, copies: int) -> Score:
         """The worst case over so many copies of the unattacked images: the same choice, scored on fresh decisions."""
@@ -438,7 +441,7 @@ class _Job:
             wall_s=wall_s,
             params=dict(row.parameters) | averaged,
         )
-        cumulative = summary.accuracy if spec.worst_case and enters_worst_case(summary) else None
+        cumulative = summary.accuracy if self._spares(row) else None
         return msgspec.structs.replace(summary, flat=self.flat, cumulative_accuracy=cumulative)
 
 

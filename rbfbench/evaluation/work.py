@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from statistics import median
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from rbfbench.attacks import Row
-from rbfbench.evaluation.target import Target
+from rbfbench.attacks.oracle import Oracle
+from rbfbench.attacks.rng import Keys
+from rbfbench.evaluation.target import Target, View, ensemble
 from rbfbench.interop import attack_info
 
 BACKWARD = 1.5  # what a backward pass counts, in forward passes
-TRIALS = 3  # timed passes; the median of them counts
 
 Progress = Callable[[str, float, float], None]  # (what, work done, all work), work in passes over one image
 
 
+def view_of(target: Target, row: Row, surrogates: Sequence[Target] = ()) -> View:
+    """What a row looks at: a view of the target, or the surrogates in its place."""
+    if attack_info(row.attack).surrogate:
+        return View(ensemble(surrogates), exact=False)
+    return target.views[row.view]
+
+
 def draws_of(target: Target, row: Row) -> int:
-    """Noisy passes behind each look of a row at the model; 1 without noise."""
-    view = target.views[row.view]
+    """Noisy passes behind each look of a row; 1 without noise, and at surrogates, which are asked without it."""
+    view = view_of(target, row)
     return (view.draws or row.draws) if view.noisy else 1
 
 
@@ -114,21 +121,43 @@ class Meter:
         return sum(self.spent[name] for name in attacks) / sum(self.promised[name] for name in attacks)
 
 
-def seconds_per_pass(target: Target, x: Tensor) -> float:
-    """Seconds that one unit of work takes, measured on images x (n, C, H, W) of the run; x should fill a batch."""
-    view = target.views.get("static", target.views["none"])
-    keys = None
-    gradient = "static" in target.views
-    work = len(x) * (1 + BACKWARD * gradient)
-    times = []
-    for _ in range(TRIALS):
+class Clock:
+    """How long looks at a model and verdicts take, each measured once, in seconds for one image.
+
+    Args:
+        target: The model.
+        x: Images (n, C, H, W) of the run to look at.
+        passes: Fresh decisions of a verdict.
+        surrogates: What transfer rows look at.
+    """
+
+    def __init__(self, target: Target, x: Tensor, passes: int, surrogates: Sequence[Target] = ()) -> None:
+        self.target, self.x, self.passes, self.surrogates = target, x, passes, surrogates
+        self.keys = Keys.of([str(i) for i in range(len(x))], 0)
+        self.looks: dict[tuple[bool, str, int], tuple[float, float]] = {}
+        self.decision = self._time(lambda: target.decide(x, self.keys, passes))
+        self.verdict = self.decision + self._time(lambda: target.decide(x, self.keys))
+
+    def row(self, row: Row) -> float:
+        """Seconds that one image takes at most under a row, its verdict included."""
+        info, draws = attack_info(row.attack), draws_of(self.target, row)
+        forwards, backwards = info.passes(row.parameters)
+        key = (info.surrogate, row.view, draws)
+        if key not in self.looks:
+            self.looks[key] = self._look(view_of(self.target, row, self.surrogates), draws, graded=backwards > 0)
+        plain, graded = self.looks[key]
+        return max(forwards - backwards, 0) * plain + backwards * graded + self.verdict
+
+    def _look(self, view: View, draws: int, *, graded: bool) -> tuple[float, float]:
+        """(without gradient, with gradient)."""
+        keys = self.keys if view.noisy else None
+        oracle = Oracle(view.forward, keys, len(self.x), draws=draws, max_rows=max(self.target.max_rows, draws))
+        plain = self._time(lambda: oracle.logits(self.x))
+        return plain, self._time(lambda: oracle.value_and_grad(self.x, lambda z: z.sum(1))) if graded else 0.0
+
+    def _time(self, work: Callable[[], object]) -> float:
         began = time.perf_counter()
-        with torch.set_grad_enabled(gradient):
-            leaf = x.clone().requires_grad_(gradient)
-            logits = view.forward(leaf, keys)
-            if gradient:
-                torch.autograd.grad(logits.sum(), leaf)
-        if x.is_cuda:
+        work()
+        if self.x.is_cuda:
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return median(times) / work
+        return (time.perf_counter() - began) / len(self.x)

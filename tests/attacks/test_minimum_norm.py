@@ -100,8 +100,8 @@ def test_the_box_is_kept_and_the_least_distance_within_it_is_not_undercut(
         least = brentq(left, 0, most)
         reached = lengths(x_adv[i : i + 1] - x[i : i + 1], norm)[0]
         assert reached >= least * (1 - 1e-6)
-        # The walk of DeepFool ignores the box when it aims, so it ends farther away where half the pixels cannot move.
-        assert reached <= least * (2.0 if name == "deepfool" else 1.3)
+        # Elastic net steps move every coordinate together, and its l1 end waits for those that the box stops.
+        assert reached <= (1.15 if name == "ead" else share) * (least + 1e-4)
 
 
 @pytest.mark.parametrize(("name", "norm"), [("cw-l2", "l2"), ("ead", "l1")])

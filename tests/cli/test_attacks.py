@@ -104,6 +104,20 @@ def test_more_targets_than_classes_is_a_stated_no_op(here):
     assert "9" in check["detail"]
 
 
+def test_a_model_without_gradients_gets_the_black_box_suite_and_a_sentence(here, tmp_path):
+    (tmp_path / "blunt.py").write_text(
+        "import torch\n"
+        "def build():\n"
+        "    return lambda x: torch.nn.functional.one_hot((x.detach().mean((1, 2, 3)) * 9).long(), 10).float()\n"
+    )
+    done = here(*DIGITS[:-3], "0.5", "--limit", "3", "--model", "blunt:build", "--json", "-")
+    assert document(done)["spec"]["suite"] == "black-box"
+    assert "no gradient reaches" in done.stderr
+    named = here(*DIGITS, "--model", "blunt:build", "--attack", "pgd")
+    assert isinstance(named.exception, ModelError)
+    assert "black-box" in str(named.exception)
+
+
 SHORT = {"steps": 4, "restarts": 1, "queries": 40, "pairs": 2, "search_steps": 2, "targets": 2, "rounds": 4}
 
 

@@ -514,6 +514,53 @@ def test_survivors_only_get_later_attacks_and_the_worst_case_is_the_same(tmp_pat
     assert again.samples == spare.samples
 
 
+def test_rows_outside_the_worst_case_stand_for_themselves_among_survivors_only():
+    data = images()
+    surrogate = inspect(Brightness(), "other", data, CPU)
+    target = inspect(Contrary(), "toy", data, CPU)
+    rows = [row("fgsm"), row("transfer", "none", steps=5), row("noise", "none"), row("pgd", steps=5)]
+    spare = evaluate(target, data, spec(rows, data, eps=0.2, worst_case=True), surrogates=[surrogate]).run
+    whole = evaluate(target, data, spec(rows, data, eps=0.2), surrogates=[surrogate]).run
+    assert 0 < spare.attacks[0].k < spare.clean.k
+    for i, cumulative in enumerate((True, False, False, True)):
+        assert (spare.attacks[i].cumulative_accuracy is not None) == cumulative
+        assert cumulative or spare.attacks[i].attacked == spare.clean.k
+    assert [r.k for r in spare.attacks[1:3]] == [r.k for r in whole.attacks[1:3]]
+    assert spare.attacks[3].attacked == spare.attacks[0].k
+
+
+def test_a_black_box_that_does_better_than_gradients_is_told():
+    class Hidden(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.detach() + 0 * x)
+
+    rows = [row("pgd", steps=5), row("square", "none", queries=100)]
+    assert "black-box-stronger" in fired(run(Hidden(), rows))
+    assert "black-box-stronger" not in fired(run(Brightness(), rows))
+
+
+def test_a_model_without_gradients_is_described_so_and_met_by_black_boxes():
+    class Rounded(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.from_numpy(np.round(x.detach().numpy() * 255) / 255).float())
+
+    class Demanding(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.from_numpy(x.numpy()))  # torch refuses while x wants its gradient
+
+    data = images()
+    for model in (Rounded(), Demanding()):
+        target = inspect(model, "toy", data, CPU)
+        assert not target.differentiable
+        assert target.card["differentiable"] is False
+        assert target.card["views"] == []
+        outcome = run(model, [row("pgd"), row("square", "none", queries=100)])
+        assert [r.id for r in outcome.run.attacks] == ["square"]
+        assert outcome.run.attacks[0].k < outcome.run.clean.k
+        assert "rows-left-out" in fired(outcome)
+    assert inspect(Brightness(), "toy", data, CPU).differentiable
+
+
 def test_draws_that_score_a_random_model_do_not_decide_who_is_attacked_on():
     data = images(200)
     rows = [row("fgsm", "eot"), row("pgd", "eot", draws=2, steps=2)]

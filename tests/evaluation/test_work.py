@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import dataclasses
+import time
 
-from rbfbench.evaluation.work import Meter
+import pytest
+import torch
+from test_engine import CPU, Brightness, images, noisy_rbfcnn, row
+from torch import Tensor
+
+from rbfbench.evaluation.target import inspect
+from rbfbench.evaluation.work import Clock, Meter, draws_of, row_passes
 
 
 def meter(stages: dict[str, float]) -> tuple[Meter, list[tuple[str, float, float]]]:
@@ -53,3 +60,30 @@ def test_fewer_images_than_planned_are_begun_with_less():
     watch, told = meter({"a": 20.0, "b": 80.0})
     watch.begin("b", 40.0)
     assert told[-1] == ("b", 0.0, 60.0)
+
+
+class Slow(Brightness):
+    """Two milliseconds an image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.002 * len(x))
+        return super().forward(x)
+
+
+def test_a_row_is_estimated_from_its_own_looks() -> None:
+    data = images(8)
+    target = inspect(Slow(), "toy", data, CPU)
+    clock = Clock(target, data.batch(0, 8)[0], 1)
+    # 21 looks and a verdict of two, of two milliseconds each; backward passes cost next to nothing here.
+    assert 0.046 <= clock.row(row("pgd", steps=20)) < 0.046 * 2
+
+
+def test_surrogates_are_asked_without_the_noise_of_the_target() -> None:
+    data = images(4)
+    target = inspect(noisy_rbfcnn(), "toy", data, CPU)
+    assert draws_of(target, row("square", "none")) == 3
+    transfer = row("transfer", "none", steps=5)
+    assert draws_of(target, transfer) == 1
+    assert row_passes(target, transfer) == (6, 5)
+    assert draws_of(target, dataclasses.replace(row("pgd", "eot"), draws=7)) == 7
+    assert torch.isfinite(torch.tensor(Clock(target, data.batch(0, 4)[0], 2, [target]).row(transfer)))

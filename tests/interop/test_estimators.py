@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import rbfbench
 from rbfbench.attacks import ATTACKS
+from rbfbench.attacks.losses import margin
 from rbfbench.attacks.oracle import Oracle
 from rbfbench.attacks.rng import Keys
 from rbfbench.errors import UsageError
@@ -27,11 +28,6 @@ def digits(n: int = 20) -> tuple[Tensor, Tensor]:
 
 def defence(**constants: object) -> nn.Module:
     return rbfbench.load_model("rcnn+", "digits", **constants)
-
-
-def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    with torch.no_grad():
-        return float((model(x).argmax(1) == y).double().mean())
 
 
 # the view -------------------------------------------------------------------------------------------------------------
@@ -94,8 +90,19 @@ def ours(model: nn.Module, x: Tensor, y: Tensor, **parameters: object) -> Tensor
     return info.resolve()(oracle, x, y, norm="linf", eps=EPS, rng=keys, **settled)
 
 
+def same_walk(model: nn.Module, x: Tensor, y: Tensor, theirs: Tensor) -> None:
+    """Ten steps of our PGD end where theirs did, or at an earlier point with a higher margin: ours keeps its best."""
+    mine = ours(model, x, y, steps=10, step_size=0.02, random_start=False)
+    with torch.no_grad():
+        further = margin(model(mine), y) > margin(model(theirs), y)
+        assert (margin(model(theirs), y) > margin(model(x), y)).double().mean() > 0.9
+    equal = (mine - theirs).flatten(1).abs().amax(1) < 1e-6
+    assert (equal | further).all()
+    assert equal.double().mean() > 0.5
+
+
 def test_art_pgd_on_the_static_view_is_our_pgd(art):
-    """The same steps from the same point; accuracies are of the noise-free model, so nothing is random."""
+    """The same steps from the same point, on the model without noise, so that nothing is random."""
     from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 
     model = defence(beta2=0.0)
@@ -104,11 +111,7 @@ def test_art_pgd_on_the_static_view_is_our_pgd(art):
     made = ProjectedGradientDescent(estimator, eps=EPS, eps_step=0.02, max_iter=10, verbose=False).generate(
         x.numpy(), y.numpy()
     )
-    theirs = accuracy(model, torch.from_numpy(made), y)
-    mine = accuracy(model, ours(model, x, y, steps=10, step_size=0.02, random_start=False), y)
-    assert accuracy(model, x, y) > 0.8
-    assert mine <= theirs + 0.05 + 1e-9  # one image: ours keeps its best point, ART its last one
-    assert theirs <= mine + 0.15
+    same_walk(model, x, y, torch.from_numpy(made))
     single = FastGradientMethod(estimator, eps=EPS).generate(x.numpy(), y.numpy())
     assert np.abs(single - x.numpy()).max() <= EPS + 1e-6
 
@@ -154,6 +157,9 @@ def test_arts_own_attacks_run_unmodified(art):
         assert np.isfinite(made).all(), name
         assert made.min() >= 0, name
         assert made.max() <= 1, name
+        if name in ("apgd", "square"):
+            length = np.abs(made - x.numpy()).max()
+            assert 0.5 * EPS < length <= EPS + 1e-6, name  # it walked, and kept to its budget
 
 
 def test_arts_preprocessing_and_postprocessing_and_metrics_work(art):
@@ -230,9 +236,7 @@ def test_foolbox_pgd_on_the_static_view_is_our_pgd():
     x, y = digits()
     pgd = foolbox.attacks.LinfPGD(steps=10, abs_stepsize=0.02, random_start=False)
     made = pgd(RBFCNNModel(model, view="static"), x, y, epsilons=EPS)[1]
-    mine = accuracy(model, ours(model, x, y, steps=10, step_size=0.02, random_start=False), y)
-    assert mine <= accuracy(model, made, y) + 0.05 + 1e-9
-    assert accuracy(model, made, y) <= mine + 0.15
+    same_walk(model, x, y, made)
 
 
 def test_foolbox_bounds_and_preprocessing():

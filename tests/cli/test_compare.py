@@ -1,0 +1,99 @@
+"""`rbfbench compare` end to end on the digits: folders, models, matrices, files, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rbfbench.cli import cli
+from rbfbench.errors import IncomparableError, LoadError, UsageError
+
+DIGITS = ("--dataset", "digits", "--device", "cpu", "--limit", "12", "--attack", "fgsm", "--attack", "noise")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Run rbfbench in this process, in an empty folder and without full data sets."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RBFBENCH_DATA_ROOT", str(tmp_path / "no-data"))
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, list(arguments))
+
+    return run
+
+
+@pytest.fixture
+def folders(here):
+    """Runs of two models, and one of them at another radius."""
+    for name, model, eps in (("a", "cnn", "0.1"), ("b", "cnn-ls", "0.1"), ("far", "cnn-ls", "0.2")):
+        done = here("attack", *DIGITS, "--model", model, "--eps", eps, "--out", name)
+        assert done.exit_code == 0, done.output
+
+
+def compared(done: Result) -> dict:
+    assert done.exit_code == 0, (done.output, done.exception)
+    return json.loads(done.stdout)
+
+
+def test_folders_and_models_give_the_same_comparison(here, folders, tmp_path):
+    stored = compared(here("compare", "a", "b", "--format", "json"))
+    made = compared(here("compare", "--model", "cnn", "--model", "cnn-ls", *DIGITS, "--eps", "0.1", "--format", "json"))
+    assert made == stored
+    assert stored["models"] == ["cnn", "cnn-ls"]
+    lines = {line["name"]: line for line in stored["lines"]}
+    run = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert lines["clean"]["scores"][0]["k"] == run["clean"]["k"]
+    assert lines["WORST CASE"]["scores"][0]["k"] == run["worst_case"]["k"]
+    assert "noise" in lines  # shown, though it never enters the worst case
+    table = here("compare", "a", "b")
+    assert "cnn-ls minus cnn" in table.output
+    done = here("compare", "a", "b", "--format", "csv", "--out", "table.csv")
+    assert done.exit_code == 0
+    assert done.stdout == ""
+    assert (tmp_path / "table.csv").read_text().startswith(",cnn,cnn-ls,cnn-ls minus cnn")
+
+
+def test_two_runs_of_one_model_are_told_apart_by_their_folders(here):
+    for name, seed in (("one", "0.5"), ("two", "1.5")):
+        arguments = ("--model", "rcnn", "--beta2", seed, "--eps", "0.1", "--out", name)
+        assert here("attack", *DIGITS, *arguments).exit_code == 0
+    assert compared(here("compare", "one", "two", "--format", "json"))["models"] == ["one", "two"]
+
+
+def test_the_matrix_has_every_model_as_source_and_target(here):
+    asked = ("--dataset", "digits", "--device", "cpu", "--limit", "8", "--eps", "0.15", "--attack", "fgsm")
+    done = here("compare", "--model", "cnn", "--model", "cnn-ls", *asked, "--transfer-matrix", "--format", "json")
+    matrix = compared(done)["transfer"]
+    assert {source: set(row) for source, row in matrix.items()} == {
+        "cnn": {"cnn", "cnn-ls"},
+        "cnn-ls": {"cnn", "cnn-ls"},
+    }
+    direct = here(
+        "attack", *asked[:-2], "--attack", "transfer", "--model", "cnn-ls", "--surrogate", "cnn", "--json", "-"
+    )
+    assert matrix["cnn"]["cnn-ls"]["k"] == json.loads(direct.stdout)["attacks"][0]["k"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "words"),
+    [
+        ((), (UsageError, 2), "nothing to compare"),
+        (("a",), (UsageError, 2), "only a is given"),
+        (("a", "b", "--model", "cnn"), (UsageError, 2), "exclude each other"),
+        (("--model", "cnn", "--model", "cnn"), (UsageError, 2), "named twice"),
+        (("a", "b", "--transfer-matrix"), (UsageError, 2), "needs --model"),
+        (("a", "missing"), (LoadError, 3), "there is no run here"),
+        (("a", "far"), (IncomparableError, 3), "eps differs: 0.1 in a, 0.2 in far"),
+        (("a", "a"), (IncomparableError, 3), "same model and norm"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_in_one_line(here, folders, arguments, expected, words):
+    done = here("compare", *arguments)
+    error, code = expected
+    assert isinstance(done.exception, error)
+    assert done.exception.exit_code == code
+    assert words in str(done.exception)
+    assert "\n" not in str(done.exception)
