@@ -66,3 +66,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     todo = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"
     return UsageError(f"unknown {kind} {name!r}", f"no {kind} has this name", todo)
+
+
+def raised(error: BaseException) -> str:
+    """What foreign code raised, on one line that is not too long: "ValueError: no such layer"."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}".removesuffix(": ")

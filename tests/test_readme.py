@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from cards import cards
 
 from rbfbench.defenses import SHIPPED
@@ -12,8 +13,21 @@ from rbfbench.defenses import SHIPPED
 README = Path(__file__).parents[1] / "README.md"
 
 
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_lines_for_art_and_foolbox_run(capsys):
+    _, art, foolbox = blocks()
+    for block in (art, foolbox):
+        exec(compile(block, "README.md", "exec"), {})
+        left = float(re.search(r"[\d.]+", capsys.readouterr().out)[0])
+        assert 0 <= left < 1  # of eight images; without attack, seven or eight are right
+
+
 def test_the_five_lines_run(capsys):
-    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    block, *_ = blocks()
     # Ten images instead of a hundred: the same code, sooner.
     assert "batch(0, 100)" in block
     exec(compile(block.replace("batch(0, 100)", "batch(0, 10)"), "README.md", "exec"), {})

@@ -108,7 +108,7 @@ class AttackInfo:
         surrogate: It walks on other models in the target's place, and its candidates are scored on the target.
         coupled: The images of a batch act on each other; the engine hands it whole groups of `particles` images, fixed
             by image id, whatever the batch size.
-        release: Library and version of an attack that is not ours.
+        release: Package and version of an attack that is not ours.
         batch_invariant: What happens to an image does not depend on the cut into batches.
         parameters: Everything that can be set.
         passes: (parameters) -> most (forwards, backwards) for each image and draw; where the draws of one image do not

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rbfbench.attacks import Row
+from rbfbench.cli.models import load, off_stdout, options_of
 from rbfbench.cli.options import check_writable, images_of, knobs_of, parse_eps, parse_limit, pick_device
 from rbfbench.cli.plan import eps_text_of, rows_of, run_options, spec_of, surrogates_of
 from rbfbench.errors import IncompleteError, UsageError
@@ -50,6 +51,8 @@ def attack(**given: Any) -> None:  # noqa: ANN401  (click passes the options dec
 
         click.echo("interrupted: finished attacks are shown" + (" and kept" if given["out"] else ""), err=True)
         raise click.exceptions.Exit(INTERRUPTED)
+    if outcome.lost:
+        raise outcome.lost
     if crashed := [row.id for row in outcome.run.attacks if row.unknown]:
         raise IncompleteError(
             "the run is partial", f"{', '.join(crashed)} crashed on some images", "see the checks above"
@@ -60,22 +63,22 @@ def _run(given: dict[str, Any], rows: list[Row], *, eps_text: str, eps: float) -
     from rbfbench.cli.cost import print_cost
     from rbfbench.cli.progress import ProgressLine
     from rbfbench.evaluation.engine import evaluate
-    from rbfbench.evaluation.loading import load_target
     from rbfbench.results.store import RunFolder
 
+    options = options_of(given)
     device = pick_device(given["device"])
     images, available = images_of(given)
     check_writable("--json", given["json_path"])
     knobs = knobs_of(given)
-    target = load_target(given["model"], images, device, knobs=knobs)
-    surrogates = surrogates_of(given, rows, images, device)
+    target = load(given["model"], images, device, options, knobs)
     spec = spec_of(given, target, images, available, rows, eps=eps, eps_text=eps_text, knobs=knobs)
+    surrogates = surrogates_of(given, spec.rows, images, device)
     print_cost(target, images, spec, surrogates, whole=given["dry_run"])
     if given["dry_run"]:
         return None
     folder = RunFolder(given["out"]) if given["out"] else None
     keep = None if given["save_examples"] else 16
-    with ProgressLine() as line:
+    with ProgressLine() as line, off_stdout():
         return evaluate(
             target,
             images,

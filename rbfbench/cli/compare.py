@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rbfbench.cli.models import load, off_stdout, options_of
 from rbfbench.cli.options import images_of, knobs_of, parse_eps, pick_device
 from rbfbench.cli.plan import eps_text_of, question_options, rows_of, spec_of, surrogates_of
 from rbfbench.errors import UsageError
@@ -76,19 +77,23 @@ def _of_models(given: dict[str, Any]) -> Comparison:
 
     from rbfbench.cli.progress import ProgressLine
     from rbfbench.evaluation.engine import evaluate
-    from rbfbench.evaluation.loading import load_target
     from rbfbench.results.comparison import Result, compare_runs
 
+    options = options_of(given)
     device = pick_device(given["device"])
     images, available = images_of(given)
     knobs = knobs_of(given)
-    targets = [load_target(name, images, device, knobs=knobs) for name in given["models"]]
-    surrogates = surrogates_of(given, rows, images, device)
+    targets = [load(name, images, device, options, knobs) for name in given["models"]]
+    specs = [
+        spec_of(
+            given | {"model": target.name}, target, images, available, rows, eps=eps, eps_text=eps_text, knobs=knobs
+        )
+        for target in targets
+    ]
+    surrogates = surrogates_of(given, [row for spec in specs for row in spec.rows], images, device)
     results: list[Result] = []
-    with ProgressLine() as line:
-        for target in targets:
-            asked = given | {"model": target.name}
-            spec = spec_of(asked, target, images, available, rows, eps=eps, eps_text=eps_text, knobs=knobs)
+    with ProgressLine() as line, off_stdout():
+        for target, spec in zip(targets, specs, strict=True):
 
             def show(what: str, done: float, total: float, name: str = target.name) -> None:
                 line.update(f"{name}: {what}", done, total)
@@ -96,6 +101,8 @@ def _of_models(given: dict[str, Any]) -> Comparison:
             outcome = evaluate(target, images, spec, surrogates=surrogates, progress=show)
             if outcome.interrupted:
                 raise KeyboardInterrupt
+            if outcome.lost:
+                raise outcome.lost
             results.append(Result(outcome.run, outcome.samples, target.name, target.name))
         comparison = compare_runs(results)
         if not given["transfer_matrix"]:

@@ -6,14 +6,16 @@ import click
 
 from rbfbench.attacks import ATTACKS, SUITES, VIEWS, AttackInfo, load_suite
 from rbfbench.defenses import SHIPPED, shipped_for
+from rbfbench.interop.preprocessings import PREPROCESSINGS
+from rbfbench.plugins import GROUPS, package, plugins
 
-KINDS = ("attacks", "suites", "views", "models")
+KINDS = ("attacks", "suites", "views", "models", "defenses", "plugins")
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS), required=False)
 def ls(kind: str | None) -> None:
-    """List attacks, suites, views and shipped models."""
+    """List attacks, suites, views, shipped models, defenses that can stand before a model, and plugins."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -54,6 +56,14 @@ def _lines(kind: str) -> list[tuple[str, ...]]:
             ("model", "shipped for", "about"),
             *[(name, " ".join(shipped_for(name)) or "-", about) for name, about in SHIPPED.items()],
         ]
+    if kind == "defenses":
+        return [
+            ("defense", "number", "about"),
+            *[(name, f"{p.parameter}={p.default}", p.about) for name, p in PREPROCESSINGS.items()],
+        ]
+    if kind == "plugins":
+        found = [(group, name, package(point)) for group in GROUPS for name, point in plugins(group).items()]
+        return [("kind", "name", "package"), *found]
     return [("view", "about"), *VIEWS.items()]
 
 

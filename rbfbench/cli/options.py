@@ -11,6 +11,7 @@ import click
 
 from rbfbench.data import DATASETS, DEFAULT_ROOT
 from rbfbench.errors import LoadError, UsageError, unknown_name
+from rbfbench.plugins import plugins
 
 if TYPE_CHECKING:
     from rbfbench.data import Images
@@ -91,8 +92,8 @@ def default_radius(dataset: str, norm: str) -> float:
         UsageError: There is no such data set, or it has none.
     """
     info = DATASETS.get(dataset)
-    if info is None and ":" not in dataset:
-        raise unknown_name("data set", dataset, DATASETS)
+    if info is None and ":" not in dataset and dataset not in plugins("datasets"):
+        raise unknown_name("data set", dataset, [*DATASETS, *plugins("datasets")])
     if info is None or norm not in info.eps:
         raise UsageError(
             "--eps is missing", f"{dataset} has no default radius for {norm}", f"give one, as --norm {norm} --eps 0.1"

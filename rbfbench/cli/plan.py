@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from rbfbench.attacks import AVERAGING, OBJECTIVES, VIEWS, Row, load_suite, single_rows
+from rbfbench.cli.models import any_model, one_model, options_of
 from rbfbench.cli.options import (
     NORMS,
     check_norm,
@@ -17,7 +18,7 @@ from rbfbench.cli.options import (
     device_option,
     knob_options,
 )
-from rbfbench.defenses import DEFAULT_MODEL, shipped_path
+from rbfbench.defenses import shipped_path
 from rbfbench.errors import UsageError, unknown_name
 from rbfbench.interop import attack_info
 
@@ -34,10 +35,7 @@ DRAWS = 20  # averaged by attacks given by name under --gradient eot
 
 def run_options(command: F) -> F:
     """Model, images, budget, attacks, and how to run them."""
-    option = click.option(
-        "--model", default=DEFAULT_MODEL, show_default=True, help="Shipped name, .safetensors, or module:factory."
-    )
-    return option(question_options(command))
+    return one_model(question_options(command))
 
 
 def question_options(command: F) -> F:
@@ -98,6 +96,7 @@ def question_options(command: F) -> F:
             help="Images in one pass; chosen from memory if not given.",
         ),
         device_option,
+        any_model,
         data_options,
     ]
     for option in reversed(options):
@@ -187,8 +186,14 @@ def eps_text_of(given: dict[str, Any]) -> str:
 SURROGATE = "cnn"  # what transfer rows attack if nothing else is named
 
 
-def surrogates_of(given: dict[str, Any], rows: list[Row], images: Images, device: Any) -> list[Target]:  # noqa: ANN401
+def surrogates_of(
+    given: dict[str, Any],
+    rows: Sequence[Row],
+    images: Images,
+    device: Any,  # noqa: ANN401
+) -> list[Target]:
     """The models that transfer rows attack; none where nothing was named and no `cnn` of the data set is shipped."""
+    from rbfbench.evaluation.load_options import LoadOptions
     from rbfbench.evaluation.loading import load_target
 
     if not any(attack_info(row.attack).surrogate for row in rows):
@@ -198,7 +203,8 @@ def surrogates_of(given: dict[str, Any], rows: list[Row], images: Images, device
         raise UsageError(
             "the transfer attack has no surrogate", f"no {SURROGATE} is shipped for {images.name}", "add --surrogate"
         )
-    return [load_target(name, images, device) for name in names]
+    options = LoadOptions(trust=given["trust"], download=given["download"], timeout=given["timeout"])
+    return [load_target(name, images, device, options=options) for name in names]
 
 
 def spec_of(
@@ -212,7 +218,9 @@ def spec_of(
     """The spec of a run on a loaded model; `deciding` holds eps, eps_text and knobs."""
     from rbfbench.evaluation.spec import RunSpec
 
-    if not given["gradient"] and "static" not in target.views:
+    if not given["gradient"] and "bpda" in target.views and "static" not in target.views:
+        rows = [replace(row, view="bpda") if row.view == "static" else row for row in rows]
+    elif not given["gradient"] and "static" not in target.views:
         # The noise of a foreign model cannot be switched off: attacks given by name look through it.
         named = given["attacks"] or ()
         rows = [
@@ -240,5 +248,6 @@ def spec_of(
         worst_case=given["worst_case"],
         include_transfer=given["include_transfer"],
         surrogates=given["surrogates"],
+        loading=options_of(given).record(),
         **deciding,
     )

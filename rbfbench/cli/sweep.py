@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rbfbench.attacks import Row
+from rbfbench.cli.models import load, off_stdout, options_of
 from rbfbench.cli.options import (
     check_writable,
     default_radius,
@@ -111,28 +112,31 @@ def _run(
 ) -> tuple[Sweep, bool]:
     from rbfbench.cli.progress import ProgressLine
     from rbfbench.evaluation.engine import evaluate
-    from rbfbench.evaluation.loading import load_target
     from rbfbench.results.store import RunFolder
     from rbfbench.results.sweep import Sweep, SweepPoint, broken, budgets_nest
 
+    options = options_of(given)
     device = pick_device(given["device"])
     images, available = images_of(given)
     over, points, broken_at = given["over"], list[SweepPoint](), list[set[str]]()
     interrupted = False
-    surrogates = surrogates_of(given, rows, images, device)
     targets = {}
     for text, value in values.items():  # all before the first run: a value that cannot be used ends the sweep at once
         knobs = knobs_of(given) | ({} if over == "eps" else {over: value})
-        targets[text] = load_target(given["model"], images, device, knobs=knobs), knobs
-    with ProgressLine() as line:
-        for text, (target, knobs) in targets.items():
-            eps_text = text if over == "eps" else eps_text_of(given)
-            spec = spec_of(given, target, images, available, rows, eps=radii[text], eps_text=eps_text, knobs=knobs)
+        target = load(given["model"], images, device, options, knobs)
+        eps_text = text if over == "eps" else eps_text_of(given)
+        spec = spec_of(given, target, images, available, rows, eps=radii[text], eps_text=eps_text, knobs=knobs)
+        targets[text] = target, spec
+    surrogates = surrogates_of(given, [row for _, spec in targets.values() for row in spec.rows], images, device)
+    with ProgressLine() as line, off_stdout():
+        for text, (target, spec) in targets.items():
             folder = RunFolder(given["out"] / f"{over}={text.replace('/', '_')}") if given["out"] else None
             show = partial(_show, line, f"{over} {text}: ")
             outcome = evaluate(
                 target, images, spec, surrogates=surrogates, folder=folder, save_examples=16, progress=show
             )
+            if outcome.lost:
+                raise outcome.lost
             if interrupted := outcome.interrupted:
                 break
             points.append(SweepPoint(value=values[text], text=text, run=outcome.run))

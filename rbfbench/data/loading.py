@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+
 from rbfbench.data.catalogue import DATASETS, DEFAULT_ROOT, DatasetInfo, find
 from rbfbench.data.checks import checked
 from rbfbench.data.embedded_sets import load_all_digits, load_sample
@@ -12,7 +14,8 @@ from rbfbench.data.folder import load_folder
 from rbfbench.data.images import Images
 from rbfbench.data.npz import load_npz, read_pair
 from rbfbench.data.vision import read_torchvision
-from rbfbench.errors import DataError, UsageError, unknown_name
+from rbfbench.errors import DataError, RbfbenchError, UsageError, raised, unknown_name
+from rbfbench.plugins import load_plugin, package, plugins
 
 SPLITS = MappingProxyType(
     {
@@ -31,7 +34,7 @@ def load_data(name: str, *, data_root: Path | None = None, download: bool = Fals
     """Images to evaluate on.
 
     Args:
-        name: "cifar10", "mnist", "digits", "npz:FILE" or "folder:DIR".
+        name: "cifar10", "mnist", "digits", "npz:FILE", "folder:DIR", or the name of a plugin.
         data_root: Where a full cifar10 or mnist may be: its test images are used if they are there, else the embedded
             sample. None looks nowhere, or with download in DEFAULT_ROOT.
         download: Let torchvision fetch a full cifar10 or mnist into data_root if it is not there.
@@ -39,12 +42,15 @@ def load_data(name: str, *, data_root: Path | None = None, download: bool = Fals
     Raises:
         UsageError: No data set has this name.
         DataError: A file is missing or corrupt, or what it holds are not labelled images in [0,1].
+        LoadError: A plugin cannot be imported.
     """
     kind, _, place = name.partition(":")
     if place and kind == "npz":
         return load_npz(name, Path(place).expanduser())
     if place and kind == "folder":
         return load_folder(name, Path(place).expanduser())
+    if name not in DATASETS and name in plugins("datasets"):
+        return _of_plugin(name)
     info = _info(name)
     if name == "digits":
         return _cut(load_all_digits(info), _DIGITS_TEST, info.embedded_source)
@@ -81,11 +87,27 @@ def load_training(name: str, *, data_root: Path | None = None, download: bool = 
     return train, validation
 
 
+def _of_plugin(name: str) -> Images:
+    """The images that a plugin's function returns: `(x, y)`, or `(x, y, class names)`."""
+    point = plugins("datasets")[name]
+    what = f"cannot use the data set {name}"
+    try:
+        x, y, *classes = load_plugin("datasets", name)()
+        arrays = np.asarray(x), np.asarray(y)
+    except RbfbenchError:
+        raise
+    except Exception as error:  # the plugin's code, which may raise anything
+        raise DataError(
+            what, f"{point.value}() raised {raised(error)}", "it must return (x, y) or (x, y, class names)"
+        ) from error
+    return checked(name, f"images of {package(point)}", *arrays, tuple(classes[0]) if classes else None)
+
+
 def _info(name: str) -> DatasetInfo:
     if name in ("npz", "npz:", "folder", "folder:"):
         raise UsageError(f"incomplete data set {name!r}", "it names no file", "write npz:FILE or folder:DIR")
     if name not in DATASETS:
-        raise unknown_name("data set", name, [*DATASETS, "npz:FILE", "folder:DIR"])
+        raise unknown_name("data set", name, [*DATASETS, *plugins("datasets"), "npz:FILE", "folder:DIR"])
     return DATASETS[name]
 
 

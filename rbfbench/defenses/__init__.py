@@ -32,3 +32,8 @@ def shipped_path(name: str, dataset: str) -> Path | None:
 def shipped_for(name: str) -> list[str]:
     """The data sets that a shipped model has weights for."""
     return sorted(path.name.partition("-")[0] for path in WEIGHTS.glob(f"*-{name}.safetensors"))
+
+
+def is_purifier(model: object) -> bool:
+    """Whether a model shows how it purifies its input: by `front(x, keys)`, `front_static`, `classify`, `config`."""
+    return all(hasattr(model, part) for part in ("front", "front_static", "classify", "config"))

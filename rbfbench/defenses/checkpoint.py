@@ -93,7 +93,7 @@ def load(path: Path) -> tuple[nn.Module, Blueprint]:
         raise LoadError(
             what,
             "it does not say which model it fills",
-            "give a file written by `rbfbench train`, or a module:factory that builds your model and loads it",
+            "give a file written by `rbfbench train`, or --model module:factory --weights FILE",
         )
     try:
         blueprint = _blueprint(json.loads(metadata[METADATA_KEY]))

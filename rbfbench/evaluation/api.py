@@ -82,7 +82,10 @@ def attack(
         device=str(device),
     )
     with _left_as_it_was(model):
-        return evaluate(inspect(model, type(model).__name__, images, device), images, spec).run
+        outcome = evaluate(inspect(model, type(model).__name__, images, device), images, spec)
+    if outcome.lost:
+        raise outcome.lost
+    return outcome.run
 
 
 @contextmanager

@@ -15,7 +15,9 @@ NO_VARIANCE = 1e-6  # a filter below it tells an exact match from a change of on
 GREY = 0.5
 
 
-def run_checks(target: Target, clean: Score, rows: Sequence[AttackRow], left_out: Sequence[Row]) -> list[Check]:
+def run_checks(
+    target: Target, clean: Score, rows: Sequence[AttackRow], left_out: Sequence[Row], suspicion: str = ""
+) -> list[Check]:
     """All checks, fired or not.
 
     Args:
@@ -23,6 +25,7 @@ def run_checks(target: Target, clean: Score, rows: Sequence[AttackRow], left_out
         clean: Its accuracy without attack.
         rows: The attacks that ran.
         left_out: Rows of the suite whose view the model does not have.
+        suspicion: What the model seems to expect in place of images in [0,1].
     """
     names = ", ".join(row.id for row in left_out)
     chance = 1 / target.n_classes
@@ -33,7 +36,7 @@ def run_checks(target: Target, clean: Score, rows: Sequence[AttackRow], left_out
             code="clean-at-chance",
             fired=at_chance,
             detail=f"clean accuracy {clean.accuracy:.1%} cannot be told from chance ({chance:.1%}): "
-            "does the model expect another input range or label order?",
+            + (suspicion or "does the model expect another input range (--input-range, --mean, --std) or label order?"),
         ),
         Check(
             code="probabilities",
@@ -48,7 +51,7 @@ def run_checks(target: Target, clean: Score, rows: Sequence[AttackRow], left_out
         Check(
             code="rows-left-out",
             fired=bool(left_out),
-            detail=f"this model has no such view, so these rows did not run: {names}",
+            detail=f"the model has no such view, or there is no surrogate, so these rows did not run: {names}",
         ),
         _flat(rows),
         Check(

@@ -27,6 +27,7 @@ from rbfbench.errors import ModelError, RbfbenchError
 from rbfbench.evaluation.checks import run_checks
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.evaluation.examples import Examples
+from rbfbench.evaluation.input_range import suspected
 from rbfbench.evaluation.memory import choose_batch_size, is_out_of_memory
 from rbfbench.evaluation.nearest import candidates_within, verified_distance
 from rbfbench.evaluation.samples import Unattacked, spared
@@ -57,11 +58,12 @@ SURE = 1.0  # margin beyond which an image of a random model counts as broken fo
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run, its samples, and whether the user stopped it before its end."""
+    """A run, its samples, and what stopped it before its end: the user, or a model that no longer answers."""
 
     run: Run
     samples: list[Sample]
     interrupted: bool
+    lost: ModelError | None = None
 
 
 def evaluate(
@@ -87,7 +89,8 @@ def evaluate(
 
     Raises:
         RbfbenchError: The model cannot be judged on the images at all. A crash within an attack is no error: its
-            images are `unknown`, and the run is `partial`.
+            images are `unknown`, and the run is `partial`. A model that fails as a whole after some attacks ends the
+            run, which keeps them.
     """
     if folder:
         folder.claim(spec.question())
@@ -97,7 +100,7 @@ def evaluate(
     digest = cell_key(spec.deciding() | {"rows": [job.key(row) for row in job.rows]})
     cells: list[Cell] = []
     null: Score | None = None
-    interrupted = False
+    interrupted, lost = False, None
     try:
         for row in job.rows:
             cell = job.stored(folder, row)
@@ -115,9 +118,13 @@ def evaluate(
                 null = job.null_control(max(1, sum(enters_worst_case(cell.row) for cell in cells)))
     except KeyboardInterrupt:
         interrupted = True
+    except ModelError as error:
+        if not cells:
+            raise
+        lost = error
     unknown = any(cell.row.unknown for cell in cells)
     run = Run(
-        status="started" if interrupted else "partial" if unknown else "complete",
+        status="started" if interrupted or lost else "partial" if unknown else "complete",
         spec=spec.document(),
         spec_digest=digest,
         model_digest=job.model_digest,
@@ -131,13 +138,13 @@ def evaluate(
         ),
         null_attack=null,
         checks=job.crashes
-        + run_checks(target, clean, [cell.row for cell in cells], job.left_out)
+        + run_checks(target, clean, [cell.row for cell in cells], job.left_out, job.suspicion(clean))
         + ([job.surrogate_check()] if surrogates else []),
     )
     samples = [sample for cell in cells for sample in cell.samples]
     if folder:
         folder.finish(run, samples)
-    return Outcome(run, samples, interrupted)
+    return Outcome(run, samples, interrupted, lost)
 
 
 @contextmanager
@@ -184,6 +191,10 @@ class _Job:
 
     def _has_surrogate(self, row: Row) -> bool:
         return bool(self.surrogates) or not attack_info(row.attack).surrogate
+
+    def suspicion(self, clean: Score) -> str:
+        """What the model seems to expect in place of [0,1], where its clean accuracy is that of chance."""
+        return suspected(self.target, self.images) if clean.ci95[0] <= 1 / self.target.n_classes else ""
 
     def surrogate_check(self) -> Check:
         """Whether a surrogate is the target itself: then its examples are made on the model that they are scored on."""

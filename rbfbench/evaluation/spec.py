@@ -32,6 +32,7 @@ class RunSpec:
         worst_case: Each attack runs on the survivors of those before it only.
         include_transfer: Transfer rows enter the worst case.
         surrogates: What transfer rows attack, as the user called it.
+        loading: What was said about the model beside its name, as `LoadOptions.record` gives it.
     """
 
     model: str
@@ -52,6 +53,7 @@ class RunSpec:
     worst_case: bool = False
     include_transfer: bool = False
     surrogates: tuple[str, ...] = ()
+    loading: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """The spec as run.json holds it."""
@@ -60,9 +62,12 @@ class RunSpec:
     def deciding(self) -> dict[str, Any]:
         """The part that decides numbers: without names for people, the rows, and how the work is cut."""
         kept = ("norm", "eps", "seed", "passes", "knobs")
-        return {name: value for name, value in dataclasses.asdict(self).items() if name in kept}
+        given = {name: value for name, value in self.loading.items() if name != "weights"}  # their digest counts
+        part = {name: value for name, value in dataclasses.asdict(self).items() if name in kept}
+        return part | ({"loading": given} if given else {})
 
     def question(self) -> dict[str, Any]:
         """What the run asks, however it is computed: one run folder answers one question."""
         how = ("batch_size", "device", "source", "available", "eps_text")
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in how}
+        asked = {name: value for name, value in dataclasses.asdict(self).items() if name not in how}
+        return asked if self.loading else {name: value for name, value in asked.items() if name != "loading"}

@@ -16,6 +16,7 @@ from rbfbench.attacks.bpda import with_gradient_of
 from rbfbench.attacks.oracle import Forward
 from rbfbench.attacks.rng import Keys, seeded
 from rbfbench.data.images import Images
+from rbfbench.defenses import is_purifier
 from rbfbench.errors import ModelError, UsageError
 
 PROBE = 8  # images of the behaviour fingerprint
@@ -73,7 +74,7 @@ class Target:
     @property
     def keyed(self) -> bool:
         """The model takes keys for its noise."""
-        return all(hasattr(self.model, name) for name in ("front", "front_static", "classify", "config"))
+        return is_purifier(self.model)
 
     @property
     def views(self) -> dict[str, View]:
@@ -85,7 +86,8 @@ class Target:
             plain = View(self._seeded, noisy=True, exact=False) if self.stochastic else View(self._plain)
             views = {"none": replace(plain, draws=self.m if self.stochastic else None)}
             if self.differentiable:
-                views["eot" if self.stochastic else "static"] = plain
+                stand_in = "bpda" if getattr(self.model, "approximated", False) else "static"
+                views["eot" if self.stochastic else stand_in] = plain
             return views
         model: Any = self.model
         noisy = model.config.beta2 > 0
@@ -281,6 +283,8 @@ def inspect(
         "differentiable": target.differentiable,
         "probabilities": target.probabilities,
         "n_classes": target.n_classes,
+        "input_shape": list(images.shape),
+        "approximated": getattr(model, "approximated", False),
         "m": target.m,
         "batch_invariant": target.keyed or not target.stochastic,
         "views": sorted(set(target.views) - {"none"}),

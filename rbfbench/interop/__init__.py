@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 
 from rbfbench.attacks.table import ATTACKS, AttackInfo
-from rbfbench.errors import unknown_name
+from rbfbench.errors import LoadError, unknown_name
 from rbfbench.interop.info import ForeignAttackInfo
+from rbfbench.plugins import load_plugin, package, plugins
 
 LIBRARIES = ("foolbox", "art")
 
@@ -15,17 +17,33 @@ __all__ = ["LIBRARIES", "ForeignAttackInfo", "attack_info"]
 
 
 def attack_info(name: str) -> AttackInfo:
-    """The row of an attack: of the own table, or made from the constructor of `foolbox:NAME` or `art:NAME`.
+    """The row of an attack: of the own table, of a plugin, or made from what `foolbox:NAME` or `art:NAME` takes.
 
     Raises:
         UsageError: There is no such attack, or it cannot be run on an image classifier under these norms.
+        LoadError: A plugin cannot be imported, or is no row.
     """
     library, colon, attack = name.partition(":")
     if colon and library in LIBRARIES:
         return _foreign(library, attack)
-    if name not in ATTACKS:
-        raise unknown_name("library", library, LIBRARIES) if colon else unknown_name("attack", name, ATTACKS)
-    return ATTACKS[name]
+    if name in ATTACKS:
+        return ATTACKS[name]
+    if name in plugins("attacks"):
+        return _of_plugin(name)
+    known = [*ATTACKS, *plugins("attacks")]
+    raise unknown_name("library", library, LIBRARIES) if colon else unknown_name("attack", name, known)
+
+
+@cache
+def _of_plugin(name: str) -> AttackInfo:
+    info, point = load_plugin("attacks", name), plugins("attacks")[name]
+    if not isinstance(info, AttackInfo):
+        raise LoadError(
+            f"the plugin {name} is no attack",
+            f"{point.value} is {type(info).__name__}",
+            "announce an rbfbench.attacks.AttackInfo",
+        )
+    return replace(info, release=package(point))
 
 
 @cache

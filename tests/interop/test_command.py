@@ -1,0 +1,126 @@
+"""Models that are commands: their answers are the model's, and whatever goes wrong is one line and exit code 3."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from centroids import answers, write_server
+from click.testing import CliRunner, Result
+
+import rbfbench
+from rbfbench.cli import cli
+from rbfbench.errors import LoadError, ModelError
+from rbfbench.interop.command import CommandModel
+
+ASKED = ("attack", "--dataset", "digits", "--eps", "0.2", "--limit", "12", "--device", "cpu")
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch) -> Path:
+    write_server(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*arguments: object) -> str:
+    return " ".join(map(str, (sys.executable, "serve.py", "parameters.npz", *arguments)))
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments))
+
+
+def test_the_answers_of_a_command_are_its_logits(served):
+    model = CommandModel(command(), 60)
+    images = rbfbench.load_data("digits")
+    for start, n in ((0, 5), (5, 1), (6, 30)):  # one process, batches of any size
+        logits = model(images.batch(start, start + n)[0])
+        assert np.allclose(logits.numpy(), answers(n, start), atol=1e-4)
+    assert logits.dtype == torch.float32
+    assert model._process.poll() is None
+
+
+def test_a_command_ends_with_its_model(served):
+    model = CommandModel(command(), 60)
+    model(rbfbench.load_data("digits").batch(0, 1)[0])
+    process = model._process
+    del model
+    gc.collect()
+    assert process.wait(10) != 0
+
+
+def test_a_command_is_attacked_as_a_black_box(served):
+    done = run(
+        *ASKED, "--model", f"cmd:{command()}", "--attack", "square", "--set", "square.queries=200", "--json", "-"
+    )
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["model"]["differentiable"] is False
+    assert document["clean"]["k"] == (answers(12).argmax(1) == labels(12)).sum()
+    (row,) = document["attacks"]
+    assert row["accuracy"] < document["clean"]["accuracy"]
+    assert "no gradient reaches its input" in done.stderr
+
+
+def labels(n: int) -> np.ndarray:
+    return rbfbench.load_data("digits").batch(0, n)[1].numpy()
+
+
+def test_gradient_attacks_on_a_command_are_refused_with_what_to_do(served):
+    done = run(*ASKED, "--model", f"cmd:{command()}", "--attack", "pgd")
+    assert isinstance(done.exception, ModelError)
+    assert "no gradient reaches the image" in str(done.exception)
+    assert "--suite black-box" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("crash", "has ended: exit code 1, after 30 answers; it said: RuntimeError: the lights went out;"),
+        ("sleep", "did not answer: 2 s passed on a batch; raise --timeout"),
+        ("nothing", "it wrote no file"),
+        ("text", "it wrote no npz file"),
+        ("name", "no array 'logits'"),
+        ("shape", "it wrote float32 (1, 2) for"),
+        ("integers", "it wrote int64"),
+        ("nan", "NaN or infinite"),
+    ],
+)
+def test_a_command_that_fails_keeps_the_attacks_that_are_done(served, mode, words):
+    asked = (*ASKED, "--attack", "noise", "--attack", "square", "--set", "square.queries=60", "--out", "run")
+    done = run(*asked, "--timeout", "2", "--model", f"cmd:{command(mode, 30)}")
+    assert isinstance(done.exception, ModelError)
+    assert done.exception.exit_code == 3
+    assert words in str(done.exception)
+    assert "\n" not in str(done.exception)
+    assert "UNFINISHED RUN" in done.stdout
+    document = json.loads((served / "run" / "run.json").read_text())
+    assert document["status"] == "started"
+    assert [row["id"] for row in document["attacks"]] == ["noise"]
+    assert len(list((served / "run" / "cells").iterdir())) == 1
+
+
+def test_a_command_that_never_works_is_an_error_before_the_run(served):
+    for text, error, words in (
+        ("cmd:no-such-program", LoadError, "cannot start"),
+        (f"cmd:{sys.executable} -c 1", ModelError, "exit code 0, after 0 answers"),
+        (f"cmd:{command('text', 0)}", ModelError, "no npz file"),
+    ):
+        done = run(*ASKED, "--model", text, "--attack", "noise", "--out", "run")
+        assert isinstance(done.exception, error)
+        assert words in str(done.exception)
+        assert not (served / "run" / "run.json").exists()
+
+
+def test_a_slow_start_is_not_a_slow_answer(served):
+    began = time.monotonic()
+    with pytest.raises(ModelError, match=r"0\.3 s passed"):
+        CommandModel(command("sleep", 0), 0.3)(rbfbench.load_data("digits").batch(0, 1)[0])
+    assert time.monotonic() - began < 30
