@@ -32,6 +32,7 @@ class Watched(nn.Module):
         self.model = model
         self.forwards = self.backwards = 0
         self.last = torch.empty(0)
+        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of x."""
@@ -117,7 +118,7 @@ def autoattack(*, norm: str, eps: float) -> Attack:
 
         names = {"linf": "Linf", "l2": "L2", "l1": "L1"}
         adversary = AutoAttack(model, norm=names[norm], eps=eps, version="standard", device=str(x.device), seed=0)
-        made: Tensor = adversary.run_standard_evaluation(x, y, batch_size=len(x))
+        made: Tensor = adversary.run_standard_evaluation(x, y, batch_size=len(x))[0]
         return made.detach()
 
     return attack

@@ -4,7 +4,7 @@ For each attack that libraries share: the same model, images and parameters, one
 and over. The ratio of each round's times is what counts (median and quartiles), since the machine may be busy. Passes
 are counted in the model. Writes benchmarks/results/speed.json.
 
-Usage: python benchmarks/speed.py [--rounds 20] [--images 64] [--threads 2]     (needs the extra `bench`)
+Usage: python benchmarks/speed.py [--rounds 20] [--images 64] [--case "pgd l2"]     (needs the extra `bench`)
 """
 
 from __future__ import annotations
@@ -167,23 +167,31 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dataset", default="mnist")
+    parser.add_argument(
+        "--case", choices=[*FIXED, "restarts"], action="append", help="measure it alone, and keep others"
+    )
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     images = rbfbench.load_data(given.dataset)
     x, y = images.batch(0, given.images)
     model = rbfbench.load_model("cnn", given.dataset)
     made = describe_environment(torch.device("cpu"))
+    earlier = json.loads(RESULT.read_text()) if given.case and RESULT.exists() else {}
     results: dict[str, Any] = {
         "model": f"{given.dataset} cnn, as shipped",
         "images": f"{images.source}, the first {given.images}",
         "environment": {name: getattr(made, name) for name in ("torch", "device", "threads")},
-        "fixed": {},
+        "fixed": earlier.get("fixed", {}),
+        "restarts": earlier.get("restarts"),
     }
     for name, attacks in FIXED.items():
+        if given.case and name not in given.case:
+            continue
         results["fixed"][name] = measured = measure(attacks, model, x, y, given.rounds)
         print(name, json.dumps(measured), flush=True)
-    results["restarts"] = restarts(model, x, y)
-    print("restarts", json.dumps(results["restarts"]))
+    if not given.case or "restarts" in given.case:
+        results["restarts"] = restarts(model, x, y)
+        print("restarts", json.dumps(results["restarts"]))
     RESULT.write_text(json.dumps(results, indent=1) + "\n")
 
 

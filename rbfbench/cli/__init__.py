@@ -12,6 +12,7 @@ from rbfbench.errors import RbfbenchError, unknown_name
 
 COMMANDS = {
     "attack": "rbfbench.cli.attack:attack",
+    "certify": "rbfbench.cli.certify:certify",
     "compare": "rbfbench.cli.compare:compare",
     "data": "rbfbench.cli.data:data",
     "figure": "rbfbench.cli.figure:figure",

@@ -12,7 +12,7 @@ from rbfbench.cli.options import data_options, device_option, pick_device
 from rbfbench.cli.settings import changed
 from rbfbench.defenses import PRESET_NAMES, shipped_path
 from rbfbench.errors import UsageError, unknown_name
-from rbfbench.training.recipes import DATASETS, RECIPES, Noise, Recipe, noise_of, schedule_of
+from rbfbench.training.recipes import DATASETS, LIGHT, RECIPES, Noise, Recipe, adversary_of, noise_of, schedule_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     "settings",
     multiple=True,
     metavar="PART.NAME=VALUE",
-    help="Any other constant, as noise.copies=60; PART is schedule, noise, rbf, em or recipe. --show lists them.",
+    help="Any other constant, as noise.copies=60; --show lists them.",
 )
 @click.option(
     "--source",
@@ -108,6 +108,7 @@ def _parts(given: dict[str, Any]) -> dict[str, Any]:
         "recipe": recipe,
         "schedule": schedule,
         "noise": noise_of(preset, dataset, recipe),
+        "adversary": adversary_of(dataset, recipe),
         "rbf": PRESETS[preset] if recipe.rbf else None,
         "em": EM_PRESETS[dataset] if recipe.rbf and recipe.source is None else None,
     }
@@ -118,6 +119,13 @@ def _parts(given: dict[str, Any]) -> dict[str, Any]:
         )
     if parts["schedule"].classifier not in CLASSIFIERS:
         raise unknown_name("classifier", parts["schedule"].classifier, CLASSIFIERS)
+    lit = [name for name in LIGHT if getattr(parts["schedule"], name)]
+    if parts["adversary"] and lit:
+        raise UsageError(
+            f"schedule.{lit[0]} cannot be used",
+            "images of other light leave [0,1], and the ball with them",
+            "set it to 0",
+        )
     made_at, epochs = getattr(parts["noise"], "made_at", None), parts["schedule"].epochs
     if made_at is not None and made_at >= epochs:
         raise UsageError(

@@ -18,7 +18,7 @@ from rbfbench.evaluation.loading import load_target
 from rbfbench.evaluation.target import Target
 from rbfbench.results.atomic import write_atomic
 from rbfbench.results.intervals import score
-from rbfbench.training.recipes import RECIPES, noise_of, schedule_of
+from rbfbench.training.recipes import RECIPES, adversary_of, noise_of, schedule_of
 from rbfbench.training.trainer import Trained
 
 
@@ -41,12 +41,13 @@ def command(recipe: dict[str, Any]) -> str:
         "recipe": RECIPES[name],
         "schedule": schedule_of(preset, dataset, RECIPES[name]),
         "noise": noise_of(preset, dataset, RECIPES[name]),
+        "adversary": adversary_of(dataset, RECIPES[name]),
         "rbf": PRESETS[preset],
         "em": EM_PRESETS[dataset],
     }
     words += [f"--preset {preset}"] if preset != "default" else []
     for part, constants in usual.items():
-        for key, value in (recipe[part] or {}).items():
+        for key, value in (recipe.get(part) or {}).items():
             if value != getattr(constants, key):
                 words.append(f"--set {part}.{key}={'none' if value is None else value}")
     return " ".join([*words, f"--precision {recipe['precision']} --seed {recipe['seed']}"])
@@ -84,10 +85,11 @@ def write_card(path: Path, trained: Trained, sets: dict[str, Images], device: to
             lines.append(_line(f"{name}: {images.source}", quiet, images))
     last = trained.history[-1]
     made = describe_environment(device)
+    seen = "adversarial" if recipe["adversary"] and not recipe["adversary"]["beta"] else "augmented"
     copies = f" and {last['copies_accuracy']:.4f} (noisy copies)" if "copies_accuracy" in last else ""
     lines += [
         "",
-        f"Last epoch: loss {last['loss']:.4f}, training accuracy {last['train_accuracy']:.4f} (augmented images)"
+        f"Last epoch: loss {last['loss']:.4f}, training accuracy {last['train_accuracy']:.4f} ({seen} images)"
         f"{copies}, held-out accuracy {last['validation_accuracy']:.4f} without noise.",
         f"{len(trained.history)} epochs in {trained.wall_s / 60:.1f} minutes on {made.device}, "
         f"{made.threads} threads, torch {made.torch}.",

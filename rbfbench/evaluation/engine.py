@@ -33,7 +33,7 @@ from rbfbench.evaluation.nearest import candidates_within, verified_distance
 from rbfbench.evaluation.samples import Unattacked, spared
 from rbfbench.evaluation.spec import RunSpec
 from rbfbench.evaluation.target import Target, View
-from rbfbench.evaluation.verify import Verdict, verify
+from rbfbench.evaluation.verify import Verdict, float64, verify
 from rbfbench.evaluation.work import (
     BACKWARD,
     Meter,
@@ -305,7 +305,7 @@ class _Job:
                     )
                 fresh = logits.argmax(2)
                 self.meter.tick(len(where) * self.passes * self.target.draws)
-                return [((fresh == y).double().mean(0).cpu().numpy(), fresh[0].cpu().numpy())]
+                return [(float64(fresh == y).mean(0).cpu().numpy(), fresh[0].cpu().numpy())]
 
             parts = self._halving(decide, where)
             correct[where] = np.concatenate([part[0] for part in parts])
@@ -357,7 +357,7 @@ class _Job:
                 chosen = torch.stack(chance).argmax(0).cpu().numpy()
                 fresh = self.target.decide(x, keys.fold("score").draw(chosen), self.passes).argmax(2)
                 self.meter.tick(len(where) * each)
-                return [(fresh == y).double().mean(0).cpu().numpy()]
+                return [float64(fresh == y).mean(0).cpu().numpy()]
 
             correct[where] = np.concatenate(self._halving(judge, where))
             self.meter.settle(len(where) * each)

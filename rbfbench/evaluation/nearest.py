@@ -9,7 +9,7 @@ from rbfbench.attacks.losses import margin
 from rbfbench.attacks.norms import NORMS, SHRINK
 from rbfbench.attacks.rng import Keys
 from rbfbench.evaluation.target import Target
-from rbfbench.evaluation.verify import within_budget
+from rbfbench.evaluation.verify import float64, within_budget
 
 
 def candidates_within(
@@ -57,12 +57,13 @@ def verified_distance(
         keys: (N,) keys of these decisions.
         passes: Fresh decisions of a random model; it is wrong where most of them are.
     """
-    distance = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+    distance = torch.full_like(float64(y), torch.inf)
     for i, points in enumerate(found):
         valid, lengths = within_budget(x, points, norm, torch.inf)
         shown = torch.where(valid[:, None, None, None], points, x)
         decided = target.decide(shown, keys.fold("point", i), passes if target.stochastic else 1)
-        wrong = (decided.argmax(2) != y).double().mean(0) > 0.5
+        wrong = float64(decided.argmax(2) != y).mean(0) > 0.5
         answered = torch.isfinite(decided).all(2).all(0)
-        distance = torch.where(valid & wrong & answered, torch.minimum(distance, lengths[norm]), distance)
+        counts = wrong & (valid & answered).to(wrong.device)
+        distance = torch.where(counts, torch.minimum(distance, lengths[norm]), distance)
     return distance

@@ -39,13 +39,18 @@ class Verdict:
     lengths: dict[str, Tensor]
 
 
+def float64(x: Tensor) -> Tensor:
+    """The same in float64; on the CPU where the device has no such numbers (Apple's)."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 def within_budget(x: Tensor, x_adv: Tensor, norm: str, eps: float) -> tuple[Tensor, dict[str, Tensor]]:
     """(N,) bool whether candidates keep to box and budget, and their lengths in every norm, in float64."""
-    delta = x_adv.double() - x.double()
+    delta = float64(x_adv) - float64(x)
     lengths = {name: geometry.length(delta) for name, geometry in NORMS.items()}
     finite = torch.isfinite(x_adv).flatten(1).all(1)
     box = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
-    return finite & box & (lengths[norm] <= eps * (1 + 1e-5) + 1e-6), lengths
+    return finite & box & (lengths[norm] <= eps * (1 + 1e-5) + 1e-6).to(x.device), lengths
 
 
 def eight_bit(x: Tensor, x_adv: Tensor) -> Tensor:
@@ -86,15 +91,15 @@ def verify(
     on_grid = target.decide(rounded, keys)[0].argmax(1) == y  # on the draws of the first fresh decision
     rounded_valid, _ = within_budget(x, rounded, norm, eps)
     right = fresh.argmax(2) == y
-    correct = right.double().mean(0)
-    correct_8bit = torch.where(on_grid == right[0], correct, on_grid.double())
+    correct = float64(right).mean(0)
+    correct_8bit = torch.where((on_grid == right[0]).to(correct.device), correct, float64(on_grid))
     return Verdict(
         valid=valid,
         answered=torch.isfinite(fresh).all(2).all(0) & torch.isfinite(selection).all(1),
         prediction=fresh[0].argmax(1),
         correct=correct,
         wrong_any=~right.all(0),
-        correct_8bit=torch.where(rounded_valid, correct_8bit, 1.0),
+        correct_8bit=torch.where(rounded_valid.to(correct.device), correct_8bit, 1.0),
         selection=-margin(selection, y),
         lengths=lengths,
     )

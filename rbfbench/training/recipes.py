@@ -29,12 +29,14 @@ class Recipe:
         source: Recipe whose trained model makes the stored adversarial noise, unless `Noise.made_at` lets the model in
             training make it; None trains without noisy copies.
         about: One line for people.
+        adversary: Kind of adversarial examples made in each step (see `ADVERSARIES`), or None.
     """
 
     rbf: bool
     smoothing: float
     source: str | None
     about: str
+    adversary: Literal["madry", "fast", "trades"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning (`UsageError`)."""
@@ -53,6 +55,27 @@ RECIPES: dict[str, Recipe] = {
         smoothing=0.1,
         source="cnn-ls",
         about="classifier with label smoothing and noisy copies: the control for rcnn+",
+    ),
+    "madry": Recipe(
+        rbf=False,
+        smoothing=0.0,
+        source=None,
+        adversary="madry",
+        about="classifier trained on adversarial examples by PGD (arXiv 1706.06083)",
+    ),
+    "fast": Recipe(
+        rbf=False,
+        smoothing=0.0,
+        source=None,
+        adversary="fast",
+        about="classifier trained on one step from a random start (arXiv 2001.03994)",
+    ),
+    "trades": Recipe(
+        rbf=False,
+        smoothing=0.0,
+        source=None,
+        adversary="trades",
+        about="classifier trained to answer alike within the ball (arXiv 1901.08573)",
     ),
     "rcnn": Recipe(rbf=True, smoothing=0.1, source=None, about="RBF-CNN trained without noise or adversarial examples"),
     "rcnn+": Recipe(
@@ -170,6 +193,32 @@ class Noise:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adversary:
+    """Adversarial examples made anew in each step, of the model in training.
+
+    Attributes:
+        norm: "linf", "l2" or "l1".
+        eps: Radius of the ball, on [0,1] pixels.
+        steps: Steps of gradient ascent from a random start.
+        step_size: Length of each in the norm.
+        beta: Weight of the divergence of TRADES; None trains on the adversarial examples alone.
+    """
+
+    norm: Literal["linf", "l2", "l1"]
+    eps: float
+    steps: int
+    step_size: float
+    beta: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that have no meaning (`UsageError`)."""
+        _check("steps", self.steps, self.steps >= 1, "at least 1")
+        for name in ("eps", "step_size"):
+            _check(name, getattr(self, name), 0 < getattr(self, name) < float("inf"), "above 0 and finite")
+        _check("beta", self.beta, self.beta is None or 0 < self.beta < float("inf"), "above 0 and finite")
+
+
 _CIFAR_RCNN = Schedule(
     classifier="vgg16",
     optimizer="sgd",
@@ -192,6 +241,8 @@ _MNIST_RCNN = Schedule(
     halve_every=20,
     fade=1e-6,
 )
+
+LIGHT = ("contrast", "colour", "shading")  # what may move pixels out of [0,1]
 
 # (preset, data set, with noisy copies) -> schedule; without a row for the last, that of False.
 SCHEDULES: dict[tuple[str, str, bool], Schedule] = {
@@ -295,6 +346,19 @@ NOISES: dict[tuple[str, str], Noise] = {
     ("authors", "mnist"): _MNIST_NOISE,
 }
 
+# The radii are those of the RBF-CNN paper; steps and step sizes those of each method's own paper, or in proportion.
+ADVERSARIES: dict[tuple[str, str], Adversary] = {
+    ("madry", "mnist"): Adversary(norm="linf", eps=0.3, steps=40, step_size=0.01),
+    ("madry", "cifar10"): Adversary(norm="linf", eps=0.031, steps=7, step_size=0.0078),
+    ("madry", "digits"): Adversary(norm="linf", eps=0.15, steps=10, step_size=0.03),
+    ("fast", "mnist"): Adversary(norm="linf", eps=0.3, steps=1, step_size=0.375),
+    ("fast", "cifar10"): Adversary(norm="linf", eps=0.031, steps=1, step_size=0.0388),
+    ("fast", "digits"): Adversary(norm="linf", eps=0.15, steps=1, step_size=0.1875),
+    ("trades", "mnist"): Adversary(norm="linf", eps=0.3, steps=40, step_size=0.01, beta=1.0),
+    ("trades", "cifar10"): Adversary(norm="linf", eps=0.031, steps=10, step_size=0.007, beta=6.0),
+    ("trades", "digits"): Adversary(norm="linf", eps=0.15, steps=10, step_size=0.03, beta=6.0),
+}
+
 DATASETS = tuple(dict.fromkeys(dataset for _, dataset, _ in SCHEDULES))
 
 
@@ -303,8 +367,15 @@ def schedule_of(preset: str, dataset: str, recipe: Recipe) -> Schedule:
     noisy = recipe.source is not None
     for key in ((preset, dataset, noisy), (preset, dataset, False), ("default", dataset, False)):
         if key in SCHEDULES:
-            return SCHEDULES[key]
+            # A ball around an image of other light would leave [0,1].
+            schedule = SCHEDULES[key]
+            return replace(schedule, contrast=0.0, colour=0.0, shading=0.0) if recipe.adversary else schedule
     raise KeyError(dataset)
+
+
+def adversary_of(dataset: str, recipe: Recipe) -> Adversary | None:
+    """The adversarial examples of a recipe, None for those without."""
+    return ADVERSARIES[recipe.adversary, dataset] if recipe.adversary else None
 
 
 def noise_of(preset: str, dataset: str, recipe: Recipe) -> Noise | None:

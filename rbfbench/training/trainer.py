@@ -16,17 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
 from rbfbench.defenses.checkpoint import Blueprint, build
 from rbfbench.defenses.em import EMConfig, fit_filters
 from rbfbench.defenses.rbf import RBFConfig
 from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.errors import LoadError, ModelError
+from rbfbench.training.adversary import adversarial, trades_loss
 from rbfbench.training.augment import augment
 from rbfbench.training.copies import NoisyCopies, adversarial_noise, unit_pixels
 from rbfbench.training.files import replacing
 from rbfbench.training.optimisation import optimizer_of
-from rbfbench.training.recipes import Noise, Recipe, Schedule
+from rbfbench.training.recipes import Adversary, Noise, Recipe, Schedule
 
 Progress = Callable[[str, int, int, str], None]  # (stage, done, total, remark)
 
@@ -42,6 +44,7 @@ class TrainSpec:
         recipe: What to train.
         schedule: Optimisation.
         noise: Noisy copies, or None.
+        adversary: Adversarial examples made in each step, or None.
         rbf: Constants of the RBF front, or None.
         em: Constants of its filters; None without a front, or where the source brings filters.
         source: Digest of the model that makes the stored noise, and whose filters are taken; None without one.
@@ -56,6 +59,7 @@ class TrainSpec:
     recipe: Recipe
     schedule: Schedule
     noise: Noise | None
+    adversary: Adversary | None
     rbf: RBFConfig | None
     em: EMConfig | None
     source: str | None
@@ -298,6 +302,21 @@ class _Run:
         with replacing(self.path) as part:
             part.write_bytes(state.getbuffer())
 
+    def _attacked(self, x: Tensor, y: Tensor, index: np.ndarray, adversary: Adversary) -> Tensor:
+        """Adversarial examples (N, C, H, W) of x; behind x itself where clean images are trained on too."""
+        keys = Keys.of([str(i) for i in index], self.spec.seed).fold("adversary", self.epoch)
+        x_adv = adversarial(self.model, x, y, adversary, keys)
+        return x_adv if adversary.beta is None else torch.cat([x, x_adv])
+
+    def _loss(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and the logits (N, classes) whose accuracy is told."""
+        targets = smoothed(y, logits.shape[1], self.spec.recipe.smoothing)
+        beta = self.spec.adversary.beta if self.spec.adversary else None
+        if beta is None:
+            return F.cross_entropy(logits, targets), logits
+        clean, attacked = logits[: len(y)], logits[len(y) :]
+        return trades_loss(clean, attacked, targets, beta), clean
+
     def one_epoch(self, pixels: np.ndarray, labels: np.ndarray, copies: NoisyCopies | None, progress: Progress) -> None:
         """One pass in an order that depends on the seed and the epoch only, so that a resumed run repeats it."""
         began = time.monotonic()
@@ -314,8 +333,10 @@ class _Run:
             inputs = augment(x, schedule, generator).permute(0, 3, 1, 2)
             y = torch.from_numpy(targets).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
+                if self.spec.adversary:
+                    inputs = self._attacked(inputs, y, index, self.spec.adversary)
                 logits = self.model(inputs.contiguous(memory_format=torch.channels_last)).float()
-            loss = F.cross_entropy(logits, smoothed(y, logits.shape[1], self.spec.recipe.smoothing))
+            loss, logits = self._loss(logits, y)
             if not torch.isfinite(loss):
                 self._stop()
             self.optimizer.zero_grad(set_to_none=True)

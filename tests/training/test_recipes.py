@@ -13,13 +13,17 @@ from rbfbench.defenses.classifiers import CLASSIFIERS
 from rbfbench.defenses.em import EM_PRESETS, EMConfig
 from rbfbench.errors import UsageError
 from rbfbench.training.recipes import (
+    ADVERSARIES,
     DATASETS,
+    LIGHT,
     NOISES,
     RECIPES,
     SCHEDULES,
+    Adversary,
     Noise,
     Recipe,
     Schedule,
+    adversary_of,
     noise_of,
     schedule_of,
 )
@@ -32,6 +36,9 @@ def test_each_defence_has_its_control_with_the_same_targets_and_noise() -> None:
         "cnn": (False, 0.0, None),
         "cnn-ls": (False, 0.1, None),
         "cnn-ls-noise": (False, 0.1, "cnn-ls"),
+        "madry": (False, 0.0, None),
+        "fast": (False, 0.0, None),
+        "trades": (False, 0.0, None),
         "rcnn": (True, 0.1, None),
         "rcnn+": (True, 0.1, "rcnn"),
     }
@@ -166,6 +173,9 @@ def test_every_training_that_can_be_asked_for_is_whole(preset: str, dataset: str
     assert (noise is None) == (RECIPES[recipe].source is None)
     if noise:
         assert noise.made_at is None or noise.made_at < schedule.epochs
+    assert (adversary_of(dataset, RECIPES[recipe]) is None) == (RECIPES[recipe].adversary is None)
+    if RECIPES[recipe].adversary:
+        assert not any(getattr(schedule, name) for name in LIGHT)
     if dataset == "digits":  # described by nobody: the preset changes nothing
         assert schedule == schedule_of("default", dataset, RECIPES[recipe])
         assert noise == noise_of("default", dataset, RECIPES[recipe])
@@ -176,11 +186,29 @@ def test_tables_have_no_row_that_nothing_reads() -> None:
     assert {dataset for _, dataset in NOISES} == set(DATASETS) == {"cifar10", "mnist", "digits"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "dataset", "steps", "eps", "reach"),
+    [
+        ("madry", "mnist", 40, 0.3, 0.4),  # arXiv 1706.06083: 40 steps of 0.01 at 0.3, 7 of 2/255 at 8/255
+        ("madry", "cifar10", 7, 0.031, 14 / 255),
+        ("fast", "mnist", 1, 0.3, 0.375),  # arXiv 2001.03994: one step of 1.25 eps
+        ("fast", "cifar10", 1, 0.031, 1.25 * 0.031),
+        ("trades", "mnist", 40, 0.3, 0.4),  # arXiv 1901.08573: 40 of 0.01 at 0.3, 10 of 0.007 at 0.031
+        ("trades", "cifar10", 10, 0.031, 0.07),
+    ],
+)
+def test_adversaries_are_those_of_their_papers(kind: str, dataset: str, steps: int, eps: float, reach: float) -> None:
+    adversary = ADVERSARIES[kind, dataset]
+    assert (adversary.norm, adversary.eps, adversary.steps) == ("linf", eps, steps)
+    assert adversary.steps * adversary.step_size == pytest.approx(reach, rel=0.01)
+
+
 # Refusals -------------------------------------------------------------------------------------------------------------
 VALID: dict[type, Any] = {
     Recipe: RECIPES["rcnn"],
     Schedule: SCHEDULES["default", "cifar10", False],
     Noise: dataclasses.replace(NOISES["default", "mnist"], gaussian_bound_low=0.1),
+    Adversary: ADVERSARIES["trades", "mnist"],
     EMConfig: EM_PRESETS["mnist"],
 }
 NOT_POSITIVE = (0.0, -1e-9, -math.inf, math.inf, math.nan)
@@ -196,6 +224,8 @@ BAD: list[tuple[type, str, tuple[float, ...]]] = [
     *((Noise, name, (0, -1)) for name in ("copies", "adversarial_steps", "stored", "made_at")),
     *((Noise, name, NEGATIVE) for name in ("gaussian_std", "gaussian_bound", "adversarial_eps", "rotate", "shift")),
     (Noise, "gaussian_bound_low", (-0.1, 0.31, math.nan)),
+    *((Adversary, name, NOT_POSITIVE) for name in ("eps", "step_size", "beta")),
+    (Adversary, "steps", (0, -1)),
     *((EMConfig, name, (0, -1)) for name in ("wish", "updates", "images_per_update", "window")),
     *((EMConfig, name, (-1,)) for name in ("freeze_after", "min_count")),
     *((EMConfig, name, (0.0, -0.1, 1.1, math.nan)) for name in ("patch_fraction", "min_share")),

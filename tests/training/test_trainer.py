@@ -24,7 +24,7 @@ from rbfbench.errors import LoadError, ModelError
 from rbfbench.training import copies, trainer
 from rbfbench.training.augment import augment
 from rbfbench.training.files import replacing
-from rbfbench.training.recipes import NOISES, RECIPES, SCHEDULES
+from rbfbench.training.recipes import NOISES, RECIPES, SCHEDULES, adversary_of
 from rbfbench.training.trainer import Progress, Trained, TrainSpec, model_digest, smoothed, train
 
 SCHEDULE = SCHEDULES["default", "digits", False]
@@ -70,6 +70,7 @@ def spec_of(recipe: str = "rcnn", noise: dict[str, Any] | None = None, **schedul
         recipe=row,
         schedule=dataclasses.replace(SCHEDULE, **{"epochs": 2, "shift": 1, "flip": True} | schedule),
         noise=dataclasses.replace(NOISE, **noise or {}) if row.source else None,
+        adversary=adversary_of("digits", row),
         rbf=PRESETS["default"] if row.rbf else None,
         em=EM if row.rbf and not row.source else None,
         source=model_digest(source) if source else None,

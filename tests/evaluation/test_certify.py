@@ -1,0 +1,170 @@
+"""Randomised smoothing: a linear model's true radius, fresh draws, resuming, and independence of the batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from scipy.stats import norm
+from torch import Tensor, nn
+
+import rbfbench
+from rbfbench.attacks.rng import Keys
+from rbfbench.cli import cli
+from rbfbench.errors import ModelError, UsageError
+from rbfbench.evaluation.certify import CertifySpec, certify, counts
+from rbfbench.evaluation.loading import load_target
+from rbfbench.evaluation.target import inspect
+
+CPU = torch.device("cpu")
+
+
+class HalfSpace(nn.Module):
+    """Class 1 where the mean pixel is above a level; the true smoothed radius is the distance to that plane."""
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.level = level
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = x.flatten(1).mean(1) - self.level
+        return torch.stack([-side, side], dim=1)
+
+    def radius(self, x: Tensor) -> Tensor:
+        """Distance (N,)."""
+        flat = x.flatten(1).double()
+        return (flat.mean(1) - self.level).abs() * math.sqrt(flat.shape[1])
+
+
+def digits(n: int):
+    return rbfbench.load_data("digits").head(n)
+
+
+def spec(**changed: object) -> CertifySpec:
+    return CertifySpec(**({"model": "toy", "dataset": "digits", "sigma": 0.2, "n": 2000} | changed))
+
+
+def two_classes(n: int):
+    """The digits with labels by the half space itself."""
+    images = digits(n)
+    x, _ = images.batch(0, n)
+    labels = HalfSpace(0.3)(x).argmax(1).numpy()
+    return dataclasses.replace(images, labels=labels, classes=("dark", "bright"))
+
+
+def test_certified_radii_of_a_half_space_are_below_its_distance(device):
+    """At alpha 0.05, at most 5% of certificates may be too large; 40 images leave room for seven at four deviations."""
+    images = two_classes(40)
+    model = HalfSpace(0.3)
+    target = inspect(model, "toy", images, device)
+    done = certify(target, images, spec(alpha=0.05))
+    true = model.radius(images.batch(0, 40)[0])
+    found = torch.tensor([each.radius for each in done.certificates], dtype=torch.float64)
+    assert int((found > true).sum()) <= 40 * 0.05 + 4 * math.sqrt(40 * 0.05 * 0.95)
+    # Where the plane is within reach, the bound is near: the count is binomial with a known share.
+    for certificate, distance in zip(done.certificates, true.tolist(), strict=True):
+        share = norm.cdf(distance / 0.2)
+        if certificate.top == certificate.label:
+            assert abs(certificate.k - 2000 * share) <= 6 * math.sqrt(2000 * share * (1 - share)) + 1
+    assert done.certified[0].k + done.abstained <= 40
+
+
+def test_choosing_and_counting_use_different_draws():
+    images = two_classes(1)
+    target = inspect(HalfSpace(float(images.batch(0, 1)[0].mean())), "toy", images, CPU)
+    x, keys = images.batch(0, 1)[0], Keys.of(images.ids, 0).fold("certify")
+    first = counts(target, x, keys.fold("choose"), n=1000, sigma=0.2)
+    second = counts(target, x, keys.fold("count"), n=1000, sigma=0.2)
+    assert first.sum() == second.sum() == 1000
+    assert (first != second).any()
+
+
+def test_counts_do_not_depend_on_the_batch_and_longer_runs_begin_alike():
+    images = digits(1)
+    target = load_target("rcnn+", images, CPU)
+    x, keys = images.batch(0, 1)[0], Keys.of(images.ids, 0)
+    found = []
+    for rows in (7, 1000):
+        target.max_rows = rows
+        found.append(counts(target, x, keys, n=60, sigma=0.3))
+    assert np.array_equal(*found)
+
+
+def test_a_random_model_draws_anew_in_every_pass():
+    """With the same Gaussian noise, answers of a very noisy rcnn+ scatter more than those of its noise-free self."""
+    images = digits(12)
+    loud, quiet = (load_target("rcnn+", images, CPU, knobs={"beta2": beta2}) for beta2 in (6.0, 0.0))
+    keys = Keys.of(images.ids, 0)
+    spread = [
+        [counts(target, images.batch(i, i + 1)[0], keys[slice(i, i + 1)], n=40, sigma=0.05).max() for i in range(12)]
+        for target in (loud, quiet)
+    ]
+    assert np.mean(spread[0]) < np.mean(spread[1])
+
+
+def test_certificates_are_kept_and_damaged_ones_made_again(tmp_path):
+    images = two_classes(3)
+    target = inspect(HalfSpace(0.3), "toy", images, CPU)
+    first = certify(target, images, spec(), folder=tmp_path)
+    files = sorted((tmp_path / "certificates").iterdir())
+    assert len(files) == 3
+    files[0].write_text("{")
+    files[1].unlink()
+    asked = []
+    again = certify(target, images, spec(), folder=tmp_path, progress=lambda done, total: asked.append(done))
+    assert again.certificates == first.certificates
+    other = certify(target, images, spec(sigma=0.1), folder=tmp_path)
+    assert other.certificates != first.certificates
+    assert len(list((tmp_path / "certificates").iterdir())) == 6
+
+
+def test_an_interrupt_keeps_what_is_done(tmp_path):
+    images = two_classes(3)
+    target = inspect(HalfSpace(0.3), "toy", images, CPU)
+
+    def stop(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    done = certify(target, images, spec(), folder=tmp_path, progress=stop)
+    assert done.status == "started"
+    assert len(done.certificates) == 1
+    whole = certify(target, images, spec(), folder=tmp_path)
+    assert whole.status == "complete"
+    assert whole.certificates == certify(target, images, spec()).certificates
+
+
+def test_answers_that_are_not_finite_are_an_error():
+    images = two_classes(2)
+    model = HalfSpace(0.3)
+    target = inspect(model, "toy", images, CPU)
+    target.model = lambda x: model(x) / (x.amin() >= 0).float()  # noise leaves [0,1]
+    with pytest.raises(ModelError, match="NaN or infinite under noise"):
+        certify(target, images, spec())
+
+
+@pytest.mark.parametrize("wrong", [{"sigma": 0.0}, {"n": 0}, {"n0": 0}, {"alpha": 0.5}, {"radii": (-1.0,)}])
+def test_numbers_without_meaning_are_refused(wrong):
+    with pytest.raises(UsageError, match="certifies nothing"):
+        spec(**wrong)
+
+
+def test_the_command_prints_the_ceiling_and_writes_its_document(tmp_path):
+    asked = ["certify", "--model", "cnn", "--dataset", "digits", "--sigma", "0.1", "--n", "500", "--limit", "5"]
+    asked += ["--device", "cpu", "--radii", "0.1,0.5", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(cli, asked)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "above the ceiling" in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    document = json.loads((tmp_path / "out" / "certify.json").read_text())
+    assert document["status"] == "complete"
+    assert document["ceiling"] == pytest.approx(0.1 * norm.ppf(0.001 ** (1 / 500)))
+    assert [row["radius"] for row in document["certified"]] == [0.0, 0.1, 0.5]
+    assert document["certified"][2]["k"] == 0
+    again = CliRunner().invoke(cli, [*asked, "--json", "-"])
+    assert json.loads(again.stdout)["certificates"] == document["certificates"]
