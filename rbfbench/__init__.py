@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rbfbench.data import load_data
-    from rbfbench.evaluation.api import attack, load_model
+    from rbfbench.evaluation.api import attack, certify, load_model
 
-__all__ = ["attack", "load_data", "load_model"]
+__all__ = ["attack", "certify", "load_data", "load_model"]
 
 _LAZY = {
     "attack": "rbfbench.evaluation.api",
+    "certify": "rbfbench.evaluation.api",
     "load_data": "rbfbench.data",
     "load_model": "rbfbench.evaluation.api",
 }

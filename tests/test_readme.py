@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -34,6 +35,42 @@ def test_the_five_lines_run(capsys):
     accuracy, interval = re.fullmatch(r"([\d.]+) \((.*)\)\s*", capsys.readouterr().out).groups()
     low, high = map(float, interval.split(", "))
     assert 0 <= low <= float(accuracy) <= high <= 1
+
+
+def test_the_ratios_are_those_of_the_result_file():
+    measured = json.loads((README.parent / "benchmarks" / "results" / "speed.json").read_text(encoding="utf-8"))
+    expected = []
+    for attack, row in measured["fixed"].items():
+        ratio = row["ours_over"][row["fastest_peer"]]
+        expected.append(
+            f"| {attack} | {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) of {row['fastest_peer']} |"
+        )
+    lines = README.read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| attack, the same work")) + 2
+    assert lines[start : lines.index("", start)] == expected, "\n".join(["the README should say", *expected])
+    spent = measured["restarts"]["passes_per_image"]
+    says = (
+        f"5 restarts cost {spent['ours']:.0f} passes an image, {spent['foolbox']:.0f} in foolbox, {spent['ART']:.0f} in"
+    )
+    assert says in " ".join(lines)
+
+
+def test_the_survivors_and_distances_are_those_of_the_result_file():
+    measured = json.loads((README.parent / "benchmarks" / "results" / "parity.json").read_text(encoding="utf-8"))
+    expected = [
+        f"- AutoAttack standard, {measured['autoattack']['model']}, {row['norm']} {row['eps']:g}: of {row['n']} images "
+        f"{row['ours']} survive ours and {row['pyautoattack']} pyautoattack's; "
+        f"{row['only_ours_breaks'] + row['only_theirs_breaks']} are broken by one alone."
+        for row in measured["autoattack"]["rows"]
+    ]
+    expected += [
+        f"- {row['attack']}: median distance {row['ours']['median']:.4f}, foolbox {row['foolbox']['median']:.4f}, for "
+        f"{row['ours']['forwards_per_image']:.0f} and {row['foolbox']['forwards_per_image']:.0f} forward passes an image."
+        for row in measured["distances"]["rows"]
+    ]
+    lines = README.read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("- AutoAttack standard"))
+    assert lines[start : lines.index("", start)] == expected, "\n".join(["the README should say", *expected])
 
 
 DATA = {"cifar10": "CIFAR-10", "mnist": "MNIST", "digits": "digits"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from rbfbench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from rbfbench.cli.progress import ProgressLine
+    from rbfbench.results.records import Sample
     from rbfbench.results.sweep import Sweep
 
 OVER = ("eps", "beta1", "beta2", "m", "var_floor")
@@ -120,6 +122,7 @@ def _run(
     images, available = images_of(given)
     over, points, broken_at = given["over"], list[SweepPoint](), list[set[str]]()
     interrupted = False
+    smaller: Sequence[Sample] = ()
     targets = {}
     for text, value in values.items():  # all before the first run: a value that cannot be used ends the sweep at once
         knobs = knobs_of(given) | ({} if over == "eps" else {over: value})
@@ -133,12 +136,20 @@ def _run(
             folder = RunFolder(given["out"] / f"{over}={text.replace('/', '_')}") if given["out"] else None
             show = partial(_show, line, f"{over} {text}: ")
             outcome = evaluate(
-                target, images, spec, surrogates=surrogates, folder=folder, save_examples=16, progress=show
+                target,
+                images,
+                spec,
+                surrogates=surrogates,
+                smaller=smaller,
+                folder=folder,
+                save_examples=16,
+                progress=show,
             )
             if outcome.lost:
                 raise outcome.lost
             if interrupted := outcome.interrupted:
                 break
+            smaller = outcome.samples if over == "eps" else ()
             points.append(SweepPoint(value=values[text], text=text, run=outcome.run))
             broken_at.append(broken(outcome.samples, outcome.run))
     checks = [budgets_nest(points, broken_at)] if over == "eps" and len(points) > 1 else []

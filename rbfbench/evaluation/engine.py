@@ -30,7 +30,7 @@ from rbfbench.evaluation.examples import Examples
 from rbfbench.evaluation.input_range import suspected
 from rbfbench.evaluation.memory import choose_batch_size, is_out_of_memory
 from rbfbench.evaluation.nearest import candidates_within, verified_distance
-from rbfbench.evaluation.samples import Unattacked, spared
+from rbfbench.evaluation.samples import Unattacked, nested, spared
 from rbfbench.evaluation.spec import RunSpec
 from rbfbench.evaluation.target import Target, View
 from rbfbench.evaluation.verify import Verdict, float64, verify
@@ -72,6 +72,7 @@ def evaluate(
     spec: RunSpec,
     *,
     surrogates: Sequence[Target] = (),
+    smaller: Sequence[Sample] = (),
     folder: RunFolder | None = None,
     save_examples: int | None = None,
     progress: Progress = lambda what, done, total: None,
@@ -83,6 +84,8 @@ def evaluate(
         images: The images asked for, already limited.
         spec: What to run.
         surrogates: Models that transfer rows attack in its place; several make an ensemble.
+        smaller: Samples of the same rows within a smaller ball: what broke an image there breaks it here. Not used for
+            random models, on which an example that worked once may not work again.
         folder: Where to keep cells and results, resuming from those that are there.
         save_examples: Adversarial examples to keep for each attack in the folder; None keeps all.
         progress: Told how much of the work is done.
@@ -96,6 +99,7 @@ def evaluate(
         folder.claim(spec.question())
     with _answering(target):
         job = _Job(target, images, spec, surrogates, progress)
+        job.nest(smaller)
         clean = job.clean_pass()
     digest = cell_key(spec.deciding() | {"rows": [job.key(row) for row in job.rows]})
     cells: list[Cell] = []
@@ -186,8 +190,16 @@ class _Job:
         self.left_out = [row for row in spec.rows if row not in self.rows and not (row.view in NOISY_VIEWS and exact)]
         self.crashes: list[Check] = []
         self.broken: dict[int, Sample] = {}  # by position: what broke an image for good, where survivors are attacked
+        self.nested: dict[str, dict[int, Sample]] = {}  # by row and position: what a smaller ball has broken
         target.max_rows = spec.batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
         self.meter = Meter(progress, work_ahead(target, self.rows, len(images), self.passes))
+
+    def nest(self, smaller: Sequence[Sample]) -> None:
+        """Take over what the same rows have broken within a smaller ball."""
+        position = {image: i for i, image in enumerate(self.images.ids)}
+        for sample in () if self.target.stochastic else smaller:
+            if sample.correct == 0 and sample.status in ("ok", "spared"):
+                self.nested.setdefault(sample.attack, {})[position[sample.image]] = nested(sample)
 
     def _has_surrogate(self, row: Row) -> bool:
         return bool(self.surrogates) or not attack_info(row.attack).surrogate
@@ -218,6 +230,7 @@ class _Job:
             "release": info.release or None,
             "surrogates": self.surrogate_digests if info.surrogate else None,
             "limit": row.limit,
+            "nested": sorted(self.images.ids[i] for i in self.nested.get(row.id, ())) or None,
             "broken": sorted(self.images.ids[i] for i in self.broken) or None if self._spares(row) else None,
         }
         return cell_key(
@@ -261,7 +274,7 @@ class _Job:
         for sample in cell.samples:
             # Draws that score a random model must not decide what is attacked: that would be luck.
             lost = sample.selection < -SURE if self.target.stochastic else sample.correct == 0
-            if lost and sample.status == "ok":
+            if lost and sample.status in ("ok", "spared"):
                 self.broken[position[sample.image]] = sample
 
     def batches(self, where: np.ndarray, rows_an_image: int) -> Iterator[np.ndarray]:
@@ -324,10 +337,13 @@ class _Job:
         self.flat = 0
         info = attack_info(row.attack)
         taken = np.arange(images_of_row(row, len(self.images)))
-        gone = np.array([self._spares(row) and i in self.broken for i in taken.tolist()], bool)
+        known = self.nested.get(row.id, {}) | (
+            {i: spared(row.id, sample) for i, sample in self.broken.items()} if self._spares(row) else {}
+        )
+        gone = np.array([i in known for i in taken.tolist()], bool)
         alive = taken[self.worth[taken] & ~gone]
         samples = [self.clean.clean_error(row.id, i) for i in taken[~self.worth[taken]].tolist()]
-        samples += [spared(row.id, self.broken[i]) for i in taken[gone].tolist()]
+        samples += [known[i] for i in taken[gone].tolist()]
         each = row_work(self.target, row, self.passes)
         self.meter.begin(row.id, len(alive) * each)
         view = view_of(self.target, row, self.surrogates)

@@ -118,6 +118,11 @@ class Unattacked:
         )
 
 
+def nested(broken: Sample) -> Sample:
+    """The sample of an image that the same row broke within a smaller ball, which this one holds."""
+    return msgspec.structs.replace(broken, status="spared", forwards=0, backwards=0)
+
+
 def spared(row: str, broken: Sample) -> Sample:
     """The sample of an image that an earlier row broke, in a row that did not attack it again."""
     return msgspec.structs.replace(broken, attack=row, status="spared", forwards=0, backwards=0, distance=None)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from rbfbench.cli import cli
 from rbfbench.errors import LoadError, UsageError
+from rbfbench.results.store import read_samples
 
 SMALL = ("--dataset", "digits", "--device", "cpu", "--limit", "12", "--attack", "fgsm", "--attack", "noise")
 
@@ -71,6 +72,39 @@ def test_the_table_shows_every_value_and_the_curve_is_drawn(here, tmp_path):
     accuracies = [point["run"]["worst_case"]["accuracy"] for point in kept["points"]]
     assert accuracies == sorted(accuracies, reverse=True)
     assert [check["code"] for check in kept["checks"]] == ["budgets-do-not-nest"]
+
+
+def test_accuracy_never_rises_with_the_budget_and_what_is_broken_is_not_attacked_again(here, tmp_path):
+    """At each radius an image is broken if it is there alone, or at a smaller one; the walk costs what is left only."""
+    radii = ("0.05", "0.1", "0.15", "0.2")
+    asked = ("--dataset", "digits", "--device", "cpu", "--limit", "40", "--model", "cnn", "--attack", "pgd")
+    few = ("--set", "pgd.steps=4", "--set", "pgd.restarts=1")
+    done = here("sweep", "--over", "eps", "--values", ",".join(radii), *asked, *few, "--out", "kept", "--json", "-")
+    assert done.exit_code == 0, done.output
+    points = json.loads(done.stdout)["points"]
+    rows = [point["run"]["attacks"][0] for point in points]
+    accuracies = [row["accuracy"] for row in rows]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert accuracies[-1] < accuracies[0]
+    before: set[str] = set()
+    for radius in radii:
+        run = here("attack", *asked, *few, "--eps", radius, "--out", f"alone-{radius}")
+        assert run.exit_code == 0
+        broken = {s.image for s in read_samples(tmp_path / f"alone-{radius}") if s.correct == 0}
+        kept = read_samples(tmp_path / "kept" / f"eps={radius}")
+        assert {s.image for s in kept if s.correct == 0} == broken | before
+        assert {s.image for s in kept if s.status == "spared"} == {s.image for s in kept if s.image in before} - {
+            s.image for s in kept if s.status == "clean-error"
+        }
+        assert all(s.forwards == 0 for s in kept if s.status == "spared")
+        assert all(s.linf <= float(radius) * (1 + 1e-5) + 1e-6 for s in kept if s.linf is not None)
+        before |= broken
+
+
+def test_a_random_model_is_attacked_anew_at_each_radius(here, tmp_path):
+    eps = ("--over", "eps", "--values", "0.05,0.2", "--model", "rcnn", "--out", "kept")
+    assert here("sweep", *eps, *SMALL).exit_code == 0
+    assert {s.status for s in read_samples(tmp_path / "kept" / "eps=0.2")} == {"ok"}
 
 
 def test_the_caption_of_a_curve_names_what_stayed_as_it_was(here, tmp_path):

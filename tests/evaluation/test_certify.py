@@ -107,6 +107,18 @@ def test_a_random_model_draws_anew_in_every_pass():
     assert np.mean(spread[0]) < np.mean(spread[1])
 
 
+def test_python_users_certify_tensors():
+    images = two_classes(2)
+    x, y = images.batch(0, 2)
+    model = HalfSpace(0.3).train()
+    done = rbfbench.certify(model, x, y, sigma=0.2, n=1000, radii=(0.1,))
+    assert [row.radius for row in done.certified] == [0.0, 0.1]
+    assert done.spec["n"] == 1000
+    assert model.training
+    with pytest.raises(UsageError, match="sigma = 0 certifies nothing"):
+        rbfbench.certify(model, x, y, sigma=0)
+
+
 def test_certificates_are_kept_and_damaged_ones_made_again(tmp_path):
     images = two_classes(3)
     target = inspect(HalfSpace(0.3), "toy", images, CPU)
