@@ -65,7 +65,8 @@ def test_the_survivors_and_distances_are_those_of_the_result_file():
     ]
     expected += [
         f"- {row['attack']}: median distance {row['ours']['median']:.4f}, foolbox {row['foolbox']['median']:.4f}, for "
-        f"{row['ours']['forwards_per_image']:.0f} and {row['foolbox']['forwards_per_image']:.0f} forward passes an image."
+        f"{row['ours']['forwards_per_image']:.0f} and {row['foolbox']['forwards_per_image']:.0f} forward passes an "
+        "image."
         for row in measured["distances"]["rows"]
     ]
     lines = README.read_text(encoding="utf-8").splitlines()

@@ -12,7 +12,9 @@ from rbfbench.errors import RbfbenchError, unknown_name
 
 COMMANDS = {
     "attack": "rbfbench.cli.attack:attack",
+    "baseline": "rbfbench.cli.check:baseline",
     "certify": "rbfbench.cli.certify:certify",
+    "check": "rbfbench.cli.check:check",
     "compare": "rbfbench.cli.compare:compare",
     "data": "rbfbench.cli.data:data",
     "figure": "rbfbench.cli.figure:figure",

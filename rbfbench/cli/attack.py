@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rbfbench.attacks import Row
 from rbfbench.cli.models import load, off_stdout, options_of
 from rbfbench.cli.options import check_writable, images_of, knobs_of, parse_eps, parse_limit, pick_device
 from rbfbench.cli.plan import eps_text_of, rows_of, run_options, spec_of, surrogates_of
@@ -36,13 +35,10 @@ def attack(**given: Any) -> None:  # noqa: ANN401  (click passes the options dec
     rbfbench attack --dataset mnist --norm l2 --limit 1000
     rbfbench attack --model mynets:build --dataset npz:images.npz --eps 8/255
     """  # noqa: D301
-    rows = rows_of(given)
-    eps_text = eps_text_of(given)
-    eps = parse_eps(eps_text)
-    parse_limit(given["limit"])
     if given["save_examples"] and given["out"] is None:
         raise UsageError("--save-examples has nowhere to write", "there is no --out", "add --out DIR")
-    outcome = _run(given, rows, eps_text=eps_text, eps=eps)
+    check_writable("--json", given["json_path"])
+    outcome = run_attack(given)
     if outcome is None:
         return
     _print(outcome, given["json_path"])
@@ -59,7 +55,13 @@ def attack(**given: Any) -> None:  # noqa: ANN401  (click passes the options dec
         )
 
 
-def _run(given: dict[str, Any], rows: list[Row], *, eps_text: str, eps: float) -> Outcome | None:
+def run_attack(given: dict[str, Any]) -> Outcome | None:
+    """The run that the options name; None where only its cost was asked for."""
+    rows = rows_of(given)
+    eps_text = eps_text_of(given)
+    eps = parse_eps(eps_text)
+    parse_limit(given["limit"])
+
     from rbfbench.cli.cost import print_cost
     from rbfbench.cli.progress import ProgressLine
     from rbfbench.evaluation.engine import evaluate
@@ -68,7 +70,6 @@ def _run(given: dict[str, Any], rows: list[Row], *, eps_text: str, eps: float) -
     options = options_of(given)
     device = pick_device(given["device"])
     images, available = images_of(given)
-    check_writable("--json", given["json_path"])
     knobs = knobs_of(given)
     target = load(given["model"], images, device, options, knobs)
     spec = spec_of(given, target, images, available, rows, eps=eps, eps_text=eps_text, knobs=knobs)

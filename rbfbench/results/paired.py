@@ -64,6 +64,11 @@ def compare(first: Sequence[float], second: Sequence[float], *, decisions: int =
     )
 
 
+def mcnemar(fell: int, rose: int) -> float:
+    """Chance that at least `fell` of fell + rose changed pairs fall if each is as likely to rise (McNemar's test)."""
+    return min(1.0, fsum(chance for k, chance in _binomial(fell + rose).items() if k >= fell))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for their number (Holm 1979): if those up to alpha count, any false one has chance alpha."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)

@@ -1,0 +1,262 @@
+"""`rbfbench check`: the gate for CI. Exit code 1 when robustness fell, 3 when that cannot be said."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rbfbench.cli.options import NORMS, check_writable
+from rbfbench.cli.plan import run_options
+from rbfbench.errors import UsageError
+from rbfbench.interop.preprocessings import PREPROCESSINGS
+
+if TYPE_CHECKING:
+    from rbfbench.results.gate import Baseline, Gate
+
+SUMMARY_LIMIT = 900_000  # bytes; GitHub drops a job summary above 1 MiB
+
+
+@click.command()
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--baseline", type=click.Path(path_type=Path), default=None, help="Baseline file, or another run folder.")
+@click.option(
+    "--max-drop", type=click.FloatRange(0, 100), default=1.0, show_default=True, help="Allowed fall, in points."
+)
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Chance of failing an unchanged model.",
+)
+@click.option(
+    "--min-accuracy",
+    "floors",
+    multiple=True,
+    metavar="[NORM=]ACCURACY",
+    help="Least worst case, as linf=0.4; may be repeated.",
+)
+@click.option("--junit", default=None, metavar="FILE", help="Write JUnit XML there.")
+@click.option("--github", is_flag=True, help="Annotate the workflow, and write its job summary.")
+@click.option(
+    "--json", "json_path", default=None, metavar="FILE", help="Write the judgement there; - for stdout alone."
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=None, help="Without RUN: folder to run in."
+)
+@run_options
+def check(**given: Any) -> None:  # noqa: ANN401  (click passes the options declared above)
+    """Fail when robustness fell against a baseline.
+
+    RUN is the folder of a finished run. Without it, the attack options name a run, which is made first.
+
+    \b
+    rbfbench baseline save run robust.json
+    rbfbench check run --baseline robust.json --junit gate.xml
+    rbfbench check --model mynets:build --dataset npz:images.npz --eps 8/255 --baseline robust.json
+    rbfbench check run --min-accuracy linf=0.4
+    """  # noqa: D301  (click's sign for lines that stay as they are)
+    floors = _floors(given["floors"])
+    if given["baseline"] is None and not floors:
+        raise UsageError("there is nothing to judge by", "no --baseline and no --min-accuracy", "give one of them")
+    for option, name in (("--junit", "junit"), ("--json", "json_path")):
+        check_writable(option, given[name])
+    _refuse_idle_options(given)
+
+    from rbfbench.results.gate import baseline_of, images_of, judge, read_baseline
+    from rbfbench.results.store import read_run, read_samples
+
+    before = read_baseline(given["baseline"]) if given["baseline"] else None
+    if given["run"]:
+        run, samples = read_run(given["run"]), read_samples(given["run"])
+    else:
+        run, samples = _made(given)
+    after = baseline_of(run, samples, command_of(run.spec))
+    gate = judge(
+        before,
+        after,
+        images=images_of(samples),
+        max_drop=given["max_drop"] / 100,
+        alpha=given["alpha"],
+        floors=floors,
+    )
+    _report(given, gate)
+    if not gate.passed:
+        raise click.exceptions.Exit(1)
+
+
+def _floors(texts: tuple[str, ...]) -> dict[str, float]:
+    floors: dict[str, float] = {}
+    for text in texts:
+        norm, equals, number = text.rpartition("=")
+        try:
+            least = float(number)
+        except ValueError:
+            least = -1.0
+        if not 0 <= least <= 1 or (equals and norm not in NORMS) or norm in floors:
+            raise UsageError(f"--min-accuracy {text} cannot be used", "it is not NORM=ACCURACY", "write linf=0.4")
+        floors[norm] = least
+    return floors
+
+
+def _refuse_idle_options(given: dict[str, Any]) -> None:
+    """Options of a run say nothing about one that is finished."""
+    if given["run"] is None:
+        return
+    context = click.get_current_context()
+    own = {"run", "baseline", "max_drop", "alpha", "floors", "junit", "github", "json_path"}
+    for name in given.keys() - own:
+        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            option = next(p.opts[0] for p in context.command.params if p.name == name)
+            raise UsageError(f"{option} changes nothing", f"{given['run']} is a finished run", "leave it out")
+
+
+def _made(given: dict[str, Any]) -> tuple[Any, Any]:
+    """Run the attack that the options name."""
+    from rbfbench.cli.attack import run_attack
+
+    asked = given | {"save_examples": False, "dry_run": False, "json_path": None}
+    outcome = run_attack(asked)
+    if outcome is None or outcome.interrupted:
+        raise KeyboardInterrupt
+    if outcome.lost:
+        raise outcome.lost
+    return outcome.run, outcome.samples
+
+
+def command_of(spec: dict[str, Any]) -> str:
+    """What to type for a run with such a spec."""
+    from rbfbench.attacks import AVERAGING, load_suite
+    from rbfbench.interop import attack_info
+
+    suite, changed = str(spec.get("suite", "")).partition(" ")[::2]
+    words = [f"rbfbench attack --model {shlex.quote(spec['model'])} --dataset {shlex.quote(spec['dataset'])}"]
+    words.append(f"--norm {spec['norm']} --eps {spec['eps_text']}")
+    if suite:
+        words.append(f"--suite {suite}")
+        usual = {row.id: row.parameters for row in load_suite(suite, spec["norm"])} if changed else {}
+    else:
+        words += [f"--attack {row['attack']}" for row in spec["rows"]]
+        views = {row["view"] for row in spec["rows"]} - {"none", "static"}
+        words += [f"--gradient {view}" for view in sorted(views)]
+        usual = {
+            _id(row): {name: p.default for name, p in attack_info(row["attack"]).parameters.items()}
+            for row in spec["rows"]
+        }
+    for row in spec["rows"] if usual else ():
+        name = row["attack"] + (f"-{row['label']}" if row["label"] else "")
+        for key, value in row["parameters"].items():
+            if value != usual.get(_id(row), {}).get(key):
+                words.append(f"--set {name}.{key}={value}")
+    averaged = [row for row in spec["rows"] if row["view"] in AVERAGING]
+    if averaged and (changed or not suite):
+        words.append(f"--eot-samples {averaged[0]['draws']} --objective {averaged[0]['objective']}")
+    words += [_flag(name, value) for name, value in {**spec.get("knobs", {}), **spec.get("loading", {})}.items()]
+    words += [f"--{flag.replace('_', '-')}" for flag in ("worst_case", "include_transfer") if spec.get(flag)]
+    words += [f"--surrogate {shlex.quote(name)}" for name in spec.get("surrogates", ())]
+    return " ".join([*words, f"--limit {spec['limit']} --seed {spec['seed']} --passes {spec['passes']}"])
+
+
+def _flag(name: str, value: Any) -> str:  # noqa: ANN401  (a knob or a loading option)
+    option = f"--{name.replace('_', '-')}"
+    if name == "clip":
+        return option if value else "--no-clip"
+    if name == "defenses":
+        return " ".join(
+            f"--defense {defense}:{PREPROCESSINGS[defense].parameter}={number}" for defense, number in value
+        )
+    return f"{option}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+
+
+def _id(row: dict[str, Any]) -> str:
+    view = "" if row["view"] == "none" else f"/{row['view']}"
+    return f"{row['attack']}{'-' + row['label'] if row['label'] else ''}{view}"
+
+
+def _report(given: dict[str, Any], gate: Gate) -> None:
+    from rbfbench.reporting.gate_table import gate_table, github_lines, junit, summary
+    from rbfbench.results.atomic import write_atomic
+    from rbfbench.results.records import encode
+
+    document = encode(gate) + b"\n"
+    if given["json_path"] == "-":
+        click.echo(document.decode(), nl=False)
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(gate_table(gate))
+        if given["json_path"]:
+            write_atomic(Path(given["json_path"]), document)
+    if given["junit"]:
+        write_atomic(Path(given["junit"]), junit(gate).encode())
+    if given["github"]:
+        for line in github_lines(gate):
+            click.echo(line, err=given["json_path"] == "-")
+        if place := os.environ.get("GITHUB_STEP_SUMMARY"):
+            text = summary(gate)[:SUMMARY_LIMIT]
+            with Path(place).open("a", encoding="utf-8") as file:
+                file.write(text)
+
+
+@click.group()
+def baseline() -> None:
+    """Keep what a run measured, small enough to commit, for `rbfbench check`."""
+
+
+@baseline.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def save(run: Path, file: Path) -> None:
+    """Write the baseline of a finished run to a new file."""
+    if file.exists():
+        raise UsageError(f"{file} exists", "it may be what others are judged by", "use `rbfbench baseline update`")
+    _write(file, _baseline_of(run))
+
+
+@baseline.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def update(run: Path, file: Path) -> None:
+    """Replace a baseline by that of a finished run, and print what changes."""
+    from rbfbench.results.gate import read_baseline
+
+    old, new = read_baseline(file), _baseline_of(run)
+    _write(file, new)
+    for name in dict.fromkeys([*old.cells, *new.cells]):
+        accuracies = [f"{b.cells[name].accuracy:.1%}" if name in b.cells else "none" for b in (old, new)]
+        click.echo(f"{name}: {' -> '.join(accuracies)}")
+
+
+@baseline.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def show(file: Path) -> None:
+    """Print what a baseline holds."""
+    from rbfbench.results.gate import read_baseline
+
+    found = read_baseline(file)
+    click.echo(f"{found.model}, {found.images}, {found.asked['norm']} eps {found.asked['eps']:g}, {found.n} images")
+    for name, cell in found.cells.items():
+        click.echo(f"{name}: {cell.accuracy:.1%}")
+    click.echo(f"again: {found.command}")
+
+
+def _baseline_of(run: Path) -> Baseline:
+    from rbfbench.results.gate import baseline_of
+    from rbfbench.results.store import read_run, read_samples
+
+    made = read_run(run)
+    return baseline_of(made, read_samples(run), command_of(made.spec))
+
+
+def _write(file: Path, made: Baseline) -> None:
+    import msgspec
+
+    from rbfbench.results.atomic import write_atomic
+    from rbfbench.results.records import encode
+
+    write_atomic(file, msgspec.json.format(encode(made), indent=1) + b"\n")
+    click.echo(f"wrote {file} ({file.stat().st_size:,} bytes)", err=True)

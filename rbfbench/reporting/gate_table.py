@@ -1,0 +1,157 @@
+"""The gate on one screen, and as JUnit XML, GitHub annotations and a job summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from xml.etree import ElementTree as ET
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rbfbench.reporting.grid import Grid
+from rbfbench.reporting.words import plural
+from rbfbench.results.gate import WORST, Floor, Gate, Judged
+
+NAMED = 8  # broken images that are named
+HEADER = ("cell", "before", "now", "change", "fell", "rose", "p (Holm)", "visible", "verdict")
+
+
+def gate_table(gate: Gate) -> RenderableType:
+    """Verdict, cells, newly broken images, and the command that makes the run again; fits 80 columns."""
+    return Group(*_parts(gate))
+
+
+def _parts(gate: Gate) -> Iterator[RenderableType]:
+    style = "bold green" if gate.passed else "bold red"
+    yield Text(f"{'PASSED' if gate.passed else 'FAILED'}: {gate.model}, {plural(gate.n, 'image')}", style=style)
+    yield Text()
+    if gate.cells:
+        table = Table(box=box.HORIZONTALS, show_edge=False, padding=(0, 0, 0, 0), pad_edge=False, header_style="bold")
+        for title in HEADER:
+            table.add_column(title, justify="left" if title in ("cell", "verdict") else "right")
+        for cell in gate.cells:
+            table.add_row(*_cells(cell), style="red" if cell.failed else "bold" if cell.name == WORST else "")
+        yield table
+        yield Text()
+    for line in lines(gate):
+        yield Text(line)
+    if gate.command:  # in one piece, to be pasted
+        yield Text(f"again: {gate.command}", no_wrap=True, overflow="ignore")
+
+
+def _cells(cell: Judged) -> tuple[str, ...]:
+    change = 100 * (cell.after - cell.before)
+    return (
+        cell.name,
+        f"{cell.before:.1%}",
+        f"{cell.after:.1%}",
+        f"{change:+.1f}",
+        str(cell.fell),
+        str(cell.rose),
+        f"{cell.p_holm:.2g}",
+        f"{100 * cell.visible:.1f}",
+        "FAILED" if cell.failed else "ok",
+    )
+
+
+def lines(gate: Gate) -> Iterator[str]:
+    """The reasons in words."""
+    if gate.cells:
+        yield (
+            f"A cell fails if it fell by more than {100 * gate.max_drop:g} points and an unchanged model would fall "
+            f"so far in less than {gate.alpha:g} of all cases (exact paired sign-flip test, Holm over "
+            f"{plural(len(gate.cells), 'cell')})."
+        )
+        worst = max(gate.cells, key=lambda cell: cell.visible)
+        yield (
+            f"visible: the smallest fall, in points, that {plural(gate.n, 'image')} can tell from chance"
+            + (
+                f"; up to {100 * worst.visible:.1f} points pass unseen: raise --limit to see smaller ones"
+                if worst.visible > gate.max_drop
+                else ""
+            )
+            + "."
+        )
+    for floor in gate.floors:
+        yield floor_text(floor)
+    for cell in gate.cells:
+        if cell.failed or (cell.name == WORST and cell.broken):
+            yield f"{cell.name}: newly broken: {broken(gate, cell)}"
+    if gate.unjudged:
+        yield f"not in the baseline, so not judged: {', '.join(gate.unjudged)}"
+
+
+def floor_text(floor: Floor) -> str:
+    """An absolute gate in words."""
+    verdict = "FAILED" if floor.failed else "ok"
+    return f"{verdict}: worst case under {floor.norm} is {floor.accuracy:.1%}, at least {floor.least:.1%} is asked for"
+
+
+def broken(gate: Gate, cell: Judged) -> str:
+    """The first images that a cell has lost, by id."""
+    more = f" and {len(cell.broken) - NAMED} more" if len(cell.broken) > NAMED else ""
+    return (", ".join(gate.images[i] for i in cell.broken[:NAMED]) or "none") + more
+
+
+def cell_text(gate: Gate, cell: Judged) -> str:
+    """A cell against the baseline in words."""
+    return (
+        f"{cell.name} fell from {cell.before:.1%} to {cell.after:.1%} ({cell.fell} images fell, {cell.rose} rose, "
+        f"p {cell.p_holm:.2g}); newly broken: {broken(gate, cell)}"
+    )
+
+
+def junit(gate: Gate) -> str:
+    """JUnit XML: a test case for each cell and floor."""
+    failures = sum(cell.failed for cell in gate.cells) + sum(floor.failed for floor in gate.floors)
+    suite = ET.Element(
+        "testsuite",
+        name=f"rbfbench {gate.model}",
+        tests=str(len(gate.cells) + len(gate.floors)),
+        failures=str(failures),
+        errors="0",
+    )
+    for cell in gate.cells:
+        case = ET.SubElement(suite, "testcase", classname=f"rbfbench.{gate.model}", name=cell.name)
+        if cell.failed:
+            failure = ET.SubElement(case, "failure", message=cell_text(gate, cell), type="RobustnessFell")
+            failure.text = f"again: {gate.command}"
+    for floor in gate.floors:
+        name = f"worst case {floor.norm} at least {floor.least:g}"
+        case = ET.SubElement(suite, "testcase", classname=f"rbfbench.{gate.model}", name=name)
+        if floor.failed:
+            ET.SubElement(
+                case, "failure", message=floor_text(floor), type="BelowMinimum"
+            ).text = f"again: {gate.command}"
+    root = ET.Element("testsuites")
+    root.append(suite)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def github_lines(gate: Gate) -> Iterator[str]:
+    """GitHub workflow commands: one for each gate that failed."""
+    for cell in gate.cells:
+        if cell.failed:
+            yield f"::error title=rbfbench {_escaped(cell.name)}::{_escaped(cell_text(gate, cell))}"
+    for floor in gate.floors:
+        if floor.failed:
+            yield f"::error title=rbfbench minimum::{_escaped(floor_text(floor))}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A").replace(":", "%3A").replace(",", "%2C")
+
+
+def summary(gate: Gate) -> str:
+    """The same screen as Markdown, for a job summary."""
+    verdict = "passed" if gate.passed else "FAILED"
+    table = Grid(HEADER, [_cells(cell) for cell in gate.cells]).markdown() if gate.cells else ""
+    return (
+        "\n\n".join(
+            [f"### rbfbench: {gate.model} {verdict}", *([table] if table else []), *lines(gate), f"`{gate.command}`"]
+        )
+        + "\n"
+    )

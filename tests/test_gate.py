@@ -1,0 +1,365 @@
+"""The gate: what it tells apart, what it refuses to judge, and its files for other programs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+import shlex
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from rbfbench.cli import cli
+from rbfbench.cli.check import command_of
+from rbfbench.errors import IncomparableError, IncompleteError, LoadError, UsageError
+from rbfbench.results.gate import ASKED, WORST, Baseline, BaselineCell, judge, read_baseline, visible
+from rbfbench.results.paired import mcnemar
+from rbfbench.results.records import encode
+
+ASKED_VALUES = {"norm": "linf", "eps": 0.1, "suite": "quick", "seed": 0, "worst_case": False, "include_transfer": False}
+
+
+def made(decisions: int = 1, asked: dict | None = None, **cells: list[int]) -> Baseline:
+    """A baseline from right decisions, image by image; `worst` stands for the worst case."""
+    named = {WORST if name == "worst" else name: counts for name, counts in cells.items()}
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    n = max(map(len, named.values()))
+    return Baseline(
+        model="m",
+        model_digest="x",
+        data_digest="d",
+        images="some",
+        n=n,
+        decisions=decisions,
+        asked=ASKED_VALUES | (asked or {}),
+        command="rbfbench attack",
+        cells={
+            name: BaselineCell(
+                accuracy=sum(counts) / decisions / len(counts), params={}, right=["".join(digits[c] for c in counts)]
+            )
+            for name, counts in named.items()
+        },
+    )
+
+
+def judged(before: Baseline | None, after: Baseline, **changed: object):
+    settings = {"max_drop": 0.01, "alpha": 0.05, "floors": {}} | changed
+    return judge(before, after, images=[f"image-{i}" for i in range(after.n)], **settings)
+
+
+# the decision ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("fell", "rose", "n", "failed"),
+    [
+        (0, 0, 500, False),
+        (4, 0, 500, False),  # 2^-4 is above 0.05
+        (5, 0, 500, False),  # significant, but exactly the point that is allowed
+        (6, 0, 500, True),
+        (6, 0, 1000, False),  # significant, but 0.6 points
+        (30, 18, 500, False),  # 2.4 points, and p 0.056
+        (31, 18, 500, True),  # p 0.043
+    ],
+)
+def test_it_fails_when_the_fall_is_too_large_and_no_chance(fell, rose, n, failed):
+    before = [1] * fell + [0] * rose + [1] * (n - fell - rose)
+    after = [0] * fell + [1] * rose + [1] * (n - fell - rose)
+    gate = judged(made(worst=before), made(worst=after))
+    (cell,) = gate.cells
+    assert (cell.fell, cell.rose, cell.broken) == (fell, rose, list(range(fell)))
+    if fell + rose:
+        assert cell.p == pytest.approx(binomtest(fell, fell + rose, alternative="greater").pvalue)
+    assert gate.passed is not failed
+    assert cell.failed is failed
+
+
+def test_holm_counts_all_cells():
+    """Five images fell: p 0.031 alone, and twice that beside another cell."""
+    before, after = [1] * 400, [0] * 5 + [1] * 395
+    alone = judged(made(worst=before), made(worst=after))
+    beside = judged(made(worst=before, clean=[1] * 400), made(worst=after, clean=[1] * 400))
+    assert not alone.passed
+    assert beside.passed
+    assert next(c for c in beside.cells if c.name == WORST).p_holm == pytest.approx(2 * 2**-5)
+
+
+def test_a_random_model_is_paired_on_its_mean_correctness():
+    """By enumeration of all signs, for decisions of another number on each side."""
+    before, after = [3, 2, 3, 3, 1, 0], [1, 1, 2, 1, 1, 0]
+    gate = judged(made(3, worst=before), made(2, worst=after))
+    steps = [a / 2 - b / 3 for a, b in zip(after, before, strict=True)]
+    total = sum(steps)
+    signs = list(itertools.product((-1, 1), repeat=6))
+    lower = sum(sum(s * abs(d) for s, d in zip(sign, steps, strict=True)) <= total + 1e-9 for sign in signs)
+    assert gate.cells[0].p == pytest.approx(lower / len(signs))
+
+
+def test_an_unchanged_model_fails_as_seldom_as_alpha_says():
+    """1,000 pairs of runs of one random model under four cells: at most alpha, up to four standard deviations."""
+    rng, alpha, runs = random.Random(0), 0.1, 1000
+    chance = [rng.choice((0.2, 0.5, 0.8)) for _ in range(60)]
+
+    def run() -> Baseline:
+        return made(**{name: [int(rng.random() < c) for c in chance] for name in ("a", "b", "c", "worst")})
+
+    failures = sum(not judged(run(), run(), max_drop=0.0, alpha=alpha).passed for _ in range(runs))
+    assert failures <= runs * alpha + 4 * math.sqrt(runs * alpha * (1 - alpha))
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_mcnemar_is_the_binomial_test(fell, rose):
+    if fell + rose:
+        assert mcnemar(fell, rose) == pytest.approx(binomtest(fell, fell + rose, alternative="greater").pvalue)
+
+
+@given(st.integers(2, 400), st.integers(0, 20), st.sampled_from([0.05, 0.01, 0.3]))
+def test_the_smallest_visible_fall_is_where_the_test_turns(n, rose, alpha):
+    rose = min(rose, n // 2)
+    seen = [fell for fell in range(rose, n - rose + 1) if mcnemar(fell, rose) < alpha]
+    assert visible(n, rose, alpha) == pytest.approx((seen[0] - rose) / n if seen else 1.0)
+
+
+def test_floors_are_for_the_worst_case_of_the_norm():
+    run = made(worst=[1] * 4 + [0] * 6)
+    assert judged(None, run, floors={"linf": 0.4}).passed
+    assert not judged(None, run, floors={"": 0.41}).passed
+    with pytest.raises(IncomparableError, match="it is about linf, not l2"):
+        judged(None, run, floors={"l2": 0.1})
+
+
+# what cannot be judged ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("field", ASKED)
+def test_another_question_is_refused_by_its_field(field):
+    other = made(worst=[1, 1], asked={field: "other"})
+    with pytest.raises(IncomparableError, match=f"{field} differs") as caught:
+        judged(made(worst=[1, 1]), other)
+    assert caught.value.exit_code == 3
+
+
+def test_other_images_attacks_and_parameters_are_refused():
+    base = made(worst=[1, 1], pgd=[1, 1])
+    with pytest.raises(IncomparableError, match="the attacks differs: pgd"):
+        judged(base, made(worst=[1, 1]))
+    with pytest.raises(IncomparableError, match="data_digest"):
+        judged(base, msgspec.structs.replace(base, data_digest="e"))
+    with pytest.raises(IncomparableError, match="n differs: 2"):
+        judged(base, made(worst=[1, 1, 1], pgd=[1, 1, 1]))
+    steps = msgspec.structs.replace(base.cells["pgd"], params={"steps": 3})
+    with pytest.raises(IncomparableError, match="the parameters of pgd differs"):
+        judged(base, msgspec.structs.replace(base, cells=base.cells | {"pgd": steps}))
+    more = judged(made(worst=[1, 1]), base)
+    assert more.unjudged == ["pgd"]
+
+
+def test_a_file_that_was_edited_is_not_believed(tmp_path):
+    path = tmp_path / "b.json"
+    document = json.loads(encode(made(worst=[1, 0, 1])))
+    path.write_text(json.dumps(document))
+    assert read_baseline(path).cells[WORST].accuracy == pytest.approx(2 / 3)
+    for change in ({"accuracy": 0.5}, {"right": ["12"]}, {"right": []}):
+        path.write_text(json.dumps(document | {"cells": {WORST: document["cells"][WORST] | change}}))
+        with pytest.raises(LoadError, match="do not agree"):
+            read_baseline(path)
+    path.write_text("{")
+    with pytest.raises(LoadError, match="it is no baseline"):
+        read_baseline(path)
+    with pytest.raises(LoadError, match="there is no such file"):
+        read_baseline(tmp_path / "none.json")
+
+
+# the command ----------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs of two models and an unfinished one, and a baseline of the first."""
+    folder = tmp_path_factory.mktemp("runs")
+    for model, name in (("cnn-ls", "strong"), ("cnn", "weak")):
+        asked = [
+            "attack",
+            "--model",
+            model,
+            "--dataset",
+            "digits",
+            "--eps",
+            "0.1",
+            "--attack",
+            "fgsm",
+            "--limit",
+            "150",
+        ]
+        done = CliRunner().invoke(cli, [*asked, "--device", "cpu", "--out", str(folder / name)])
+        assert done.exit_code == 0, done.output
+    saved = CliRunner().invoke(cli, ["baseline", "save", str(folder / "strong"), str(folder / "strong.json")])
+    assert saved.exit_code == 0, saved.output
+    return folder
+
+
+@pytest.fixture
+def here(runs, monkeypatch):
+    monkeypatch.chdir(runs)
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, list(arguments))
+
+    return run
+
+
+def test_a_weaker_model_fails_with_its_reasons_on_one_screen(here, runs, tmp_path, monkeypatch):
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    done = here("check", "weak", "--baseline", "strong.json", "--junit", str(tmp_path / "j.xml"), "--github")
+    assert done.exit_code == 1, (done.output, done.exception)
+    assert "FAILED: cnn, 150 images" in done.stdout
+    assert "newly broken: " in done.stdout
+    assert "again: rbfbench attack --model cnn --dataset digits" in done.stdout
+    assert len(done.stdout.splitlines()) < 30
+    errors = [line for line in done.stdout.splitlines() if line.startswith("::error")]
+    root = ET.parse(tmp_path / "j.xml").getroot()  # noqa: S314  (our own file)
+    (suite,) = root
+    cases = {case.get("name"): case.find("failure") for case in suite}
+    assert set(cases) == {"clean", "fgsm/static", WORST}
+    assert int(suite.get("tests")) == 3
+    assert int(suite.get("failures")) == sum(f is not None for f in cases.values()) == len(errors) == 2
+    assert cases[WORST].get("message").startswith("WORST CASE fell from")
+    assert "| WORST CASE |" in summary.read_text()
+    same = here("check", "strong", "--baseline", "strong.json")
+    assert same.exit_code == 0
+    assert "PASSED: cnn-ls" in same.stdout
+    by_folder = here("check", "weak", "--baseline", "strong", "--json", "-")
+    assert by_folder.exit_code == 1
+    assert [cell["failed"] for cell in json.loads(by_folder.stdout)["cells"]] == [False, True, True]
+
+
+def test_it_can_make_the_run_itself(here):
+    asked = ("--dataset", "digits", "--eps", "0.1", "--attack", "fgsm", "--limit", "150", "--device", "cpu")
+    assert here("check", "--model", "cnn-ls", *asked, "--baseline", "strong.json").exit_code == 0
+    assert here("check", "--model", "cnn", *asked, "--baseline", "strong.json").exit_code == 1
+    other = here("check", "--model", "cnn", *asked[:3], "0.2", *asked[4:], "--baseline", "strong.json")
+    assert isinstance(other.exception, IncomparableError)
+    assert "eps differs: 0.1 in the baseline, 0.2 in the run" in str(other.exception)
+
+
+def test_the_command_that_is_printed_makes_the_same_run(here, runs):
+    words = shlex.split(read_baseline(runs / "strong.json").command)
+    assert words[0] == "rbfbench"
+    again = here(*words[1:], "--device", "cpu", "--json", "-")
+    assert again.exit_code == 0, again.output
+    kept = json.loads((runs / "strong" / "run.json").read_text())
+    assert json.loads(again.stdout)["spec_digest"] == kept["spec_digest"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--model", "cnn", "--attack", "pgd", "--set", "pgd.steps=3", "--set", "pgd.loss=margin"),
+        (
+            "--model",
+            "rcnn",
+            "--attack",
+            "pgd",
+            "--gradient",
+            "eot",
+            "--eot-samples",
+            "3",
+            "--beta2",
+            "1.5",
+            "--m",
+            "2",
+        ),
+        ("--model", "cnn", "--suite", "quick", "--set", "pgd-margin.steps=2", "--worst-case"),
+        (
+            "--model",
+            "cnn",
+            "--defense",
+            "art:jpeg:quality=80",
+            "--defense",
+            "art:spatial-smoothing",
+            "--attack",
+            "fgsm",
+        ),
+        ("--model", "rcnn", "--suite", "quick", "--eot-samples", "2", "--objective", "mean-of-losses", "--no-clip"),
+        ("--model", "rcnn", "--suite", "quick", "--seed", "3", "--passes", "2"),
+    ],
+)
+def test_commands_repeat_whatever_was_asked(arguments):
+    from rbfbench.cli.plan import eps_text_of
+
+    asked = ["--dataset", "digits", "--eps", "0.1", "--limit", "3", "--device", "cpu", *arguments]
+    first = CliRunner().invoke(cli, ["attack", *asked, "--json", "-"])
+    assert first.exit_code == 0, first.output
+    spec = json.loads(first.stdout)["spec"]
+    again = CliRunner().invoke(cli, [*shlex.split(command_of(spec))[1:], "--device", "cpu", "--json", "-"])
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["spec_digest"] == json.loads(first.stdout)["spec_digest"]
+    assert eps_text_of({"eps_text": "0.1"}) == "0.1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (("check", "weak"), UsageError, "nothing to judge by"),
+        (("check", "weak", "--min-accuracy", "linf"), UsageError, "write linf=0.4"),
+        (("check", "weak", "--min-accuracy", "linf=40"), UsageError, "write linf=0.4"),
+        (("check", "weak", "--min-accuracy", "l3=0.4"), UsageError, "write linf=0.4"),
+        (("check", "weak", "--min-accuracy", "0.4", "--eps", "0.2"), UsageError, "--eps changes nothing"),
+        (("check", "weak", "--baseline", "none.json"), LoadError, "there is no such file"),
+        (("check", "gone", "--baseline", "strong.json"), LoadError, "there is no run here"),
+        (("check", "weak", "--min-accuracy", "l2=0.4"), IncomparableError, "it is about linf, not l2"),
+        (("baseline", "save", "weak", "strong.json"), UsageError, "strong.json exists"),
+    ],
+)
+def test_what_cannot_be_judged_is_neither_0_nor_1(here, arguments, error, words):
+    done = here(*arguments)
+    assert isinstance(done.exception, error), done.output
+    assert done.exception.exit_code in (2, 3)
+    assert words in str(done.exception)
+
+
+def test_an_unfinished_run_is_not_judged(here, runs, tmp_path):
+    document = json.loads((runs / "weak" / "run.json").read_text())
+    copy = tmp_path / "partial"
+    copy.mkdir()
+    (copy / "cells").mkdir()
+    (copy / "run.json").write_text(json.dumps(document | {"status": "partial"}))
+    (copy / "samples.jsonl.gz").write_bytes((runs / "weak" / "samples.jsonl.gz").read_bytes())
+    done = here("check", str(copy), "--baseline", "strong.json")
+    assert isinstance(done.exception, IncompleteError)
+    assert done.exception.exit_code == 3
+
+
+def test_a_baseline_is_shown_and_updated(here, tmp_path):
+    path = tmp_path / "b.json"
+    assert here("baseline", "save", "weak", str(path)).exit_code == 0
+    shown = here("baseline", "show", str(path)).stdout
+    assert "cnn, scikit-learn" in shown
+    assert "WORST CASE: " in shown
+    updated = here("baseline", "update", "strong", str(path))
+    assert updated.exit_code == 0
+    assert "WORST CASE: " in updated.stdout
+    assert " -> " in updated.stdout
+    assert here("check", "strong", "--baseline", str(path)).exit_code == 0
+
+
+def test_ten_thousand_images_under_twenty_attacks_are_judged_at_once_and_without_torch(tmp_path):
+    rng = random.Random(0)
+    cells = {f"attack-{i}": [int(rng.random() < 0.5) for _ in range(10_000)] for i in range(20)}
+    before, after = made(worst=[0] * 10_000, **cells), made(worst=[0] * 10_000, **cells)
+    path = tmp_path / "large.json"
+    path.write_bytes(encode(before))
+    assert path.stat().st_size < 250_000
+    began = time.monotonic()
+    gate = judge(
+        read_baseline(path), after, images=["i"] * 10_000, max_drop=0.01, alpha=0.05, floors={}
+    )  # fmt: skip
+    assert time.monotonic() - began < 2
+    assert gate.passed
+    code = "import sys, rbfbench.results.gate, rbfbench.reporting.gate_table; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
