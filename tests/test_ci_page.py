@@ -20,8 +20,8 @@ SPOKEN = " ".join(PAGE.split())
 def test_the_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RBFBENCH_DATA_ROOT", str(tmp_path / "none"))
-    blocks = re.findall(r"```\n(.*?)```", PAGE, re.DOTALL)
-    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
+    commands = [shlex.split(line) for language, block in blocks if not language for line in block.splitlines()]
     assert [command[1] for command in commands] == ["attack", "baseline", "baseline", "check"]
     for command in commands:
         done = CliRunner().invoke(cli, command[1:])
