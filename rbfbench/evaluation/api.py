@@ -24,7 +24,7 @@ from rbfbench.evaluation.spec import RunSpec
 from rbfbench.evaluation.target import inspect
 from rbfbench.interop import attack_info
 from rbfbench.results.certificates import Certification
-from rbfbench.results.records import Run
+from rbfbench.results.records import Run, Sample
 
 
 def attack(
@@ -57,6 +57,24 @@ def attack(
         DataError: x and y are not labelled images in [0,1].
         ModelError: The model does not classify them.
     """
+    return attack_samples(
+        model, x, y, norm=norm, eps=eps, suite=suite, seed=seed, passes=passes, batch_size=batch_size
+    )[0]
+
+
+def attack_samples(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: str,
+    eps: float,
+    suite: str = "quick",
+    seed: int = 0,
+    passes: int = 3,
+    batch_size: int | None = None,
+) -> tuple[Run, list[Sample]]:
+    """The same run with its samples, a row for each image and attack; takes and raises what `attack` does."""
     if passes < 1:
         raise UsageError(f"passes = {passes} scores nothing", "a random model needs decisions", "give at least 1")
     rows = load_suite(suite, norm)
@@ -87,7 +105,7 @@ def attack(
         outcome = evaluate(inspect(model, type(model).__name__, images, device), images, spec)
     if outcome.lost:
         raise outcome.lost
-    return outcome.run
+    return outcome.run, outcome.samples
 
 
 def certify(

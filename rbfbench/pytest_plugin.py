@@ -1,0 +1,97 @@
+"""A pytest plugin: the fixture `robustness` attacks a model in a test, and judges it against a committed baseline.
+
+Every pytest run in an environment with rbfbench imports this page, so nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from rbfbench.results.records import Run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the gate."""
+    group = parser.getgroup("rbfbench", "robustness of classifiers")
+    group.addoption("--rbfbench-baselines", default=None, metavar="DIR", help="Folder of baselines, one a test.")
+    group.addoption("--rbfbench-save", action="store_true", help="Write these baselines instead of judging by them.")
+    group.addoption("--rbfbench-max-drop", type=float, default=1.0, help="Allowed fall, in points.")
+    group.addoption("--rbfbench-alpha", type=float, default=0.05, help="Chance of failing an unchanged model.")
+
+
+@pytest.fixture
+def robustness(request: pytest.FixtureRequest) -> Callable[..., Run]:
+    """Attack a model: `robustness(model, x, y, norm="linf", eps=8 / 255, min_accuracy=0.4)` gives the verified run.
+
+    Takes what `rbfbench.attack` takes. The test fails where the worst case is below `min_accuracy`, and with
+    --rbfbench-baselines DIR where robustness fell against the baseline of this test.
+    """
+    asked = 0
+
+    def judged(model: Any, x: Any, y: Any, *, min_accuracy: float = 0.0, **options: Any) -> Run:  # noqa: ANN401
+        nonlocal asked
+        asked += 1
+        from rbfbench.evaluation.api import attack_samples
+        from rbfbench.results.gate import baseline_of, images_of, judge
+
+        run, samples = attack_samples(model, x, y, **options)
+        after = baseline_of(run, samples, f"pytest {request.node.nodeid}")
+        path = _baseline_path(request, asked)
+        if path and request.config.getoption("--rbfbench-save"):
+            _save(path, after)
+            path = None
+        gate = judge(
+            _read(path) if path else None,
+            after,
+            images=images_of(samples),
+            max_drop=request.config.getoption("--rbfbench-max-drop") / 100,
+            alpha=request.config.getoption("--rbfbench-alpha"),
+            floors={"": min_accuracy},
+        )
+        if not gate.passed:
+            pytest.fail(_said(gate), pytrace=False)
+        return run
+
+    return judged
+
+
+def _baseline_path(request: pytest.FixtureRequest, asked: int) -> Path | None:
+    """Where the baseline of a test lies: named after the test, and numbered from its second attack on."""
+    folder = request.config.getoption("--rbfbench-baselines")
+    if folder is None:
+        return None
+    name = re.sub(r"[^\w.-]+", "-", request.node.nodeid).strip("-")
+    return Path(folder) / f"{name}{f'-{asked}' if asked > 1 else ''}.json"
+
+
+def _save(path: Path, made: Any) -> None:  # noqa: ANN401  (a Baseline; not imported on this page)
+    import msgspec
+
+    from rbfbench.results.atomic import write_atomic
+    from rbfbench.results.records import encode
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, msgspec.json.format(encode(made), indent=1) + b"\n")
+
+
+def _read(path: Path) -> Any:  # noqa: ANN401  (likewise)
+    from rbfbench.results.gate import read_baseline
+
+    return read_baseline(path)
+
+
+def _said(gate: Any) -> str:  # noqa: ANN401  (a Gate)
+    from rich.console import Console
+
+    from rbfbench.reporting.gate_table import gate_table
+
+    console = Console(width=100, highlight=False, color_system=None)
+    with console.capture() as captured:
+        console.print(gate_table(gate))
+    return captured.get()

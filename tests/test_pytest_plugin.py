@@ -1,0 +1,66 @@
+"""The plugin in real pytest runs of its own: fixture, baselines, messages, and what it costs others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+TEST = """
+import rbfbench
+
+def test_robust(robustness):
+    x, y = rbfbench.load_data("digits").batch(0, 120)
+    run = robustness(rbfbench.load_model("{model}", "digits"), x, y, norm="linf", eps=0.1, min_accuracy={floor})
+    assert run.clean.n == 120
+"""
+
+
+@pytest.fixture
+def inner(tmp_path):
+    """Run a test file in a pytest of its own."""
+
+    def run(model: str, *arguments: str, floor: float = 0.0) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "test_model.py").write_text(TEST.format(model=model, floor=floor))
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_the_fixture_judges_by_a_floor_and_by_a_baseline(inner, tmp_path):
+    assert inner("cnn-ls").returncode == 0
+    below = inner("cnn-ls", floor=0.99)
+    assert below.returncode == 1
+    assert "at least 99.0% is asked for" in below.stdout
+    kept = ("--rbfbench-baselines", "kept")
+    saved = inner("cnn-ls", *kept, "--rbfbench-save")
+    assert saved.returncode == 0, saved.stdout
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["test_model.py-test_robust.json"]
+    assert inner("cnn-ls", *kept).returncode == 0
+    weaker = inner("cnn", *kept)
+    assert weaker.returncode == 1, weaker.stdout
+    assert "WORST CASE: newly broken: " in weaker.stdout
+    assert "again: pytest test_model.py::test_robust" in weaker.stdout
+    loose = inner("cnn", *kept, "--rbfbench-max-drop", "100")
+    assert loose.returncode == 0
+    missing = inner("cnn", "--rbfbench-baselines", "none")
+    assert missing.returncode == 1
+    assert "there is no such file" in missing.stdout
+
+
+def test_other_test_runs_pay_next_to_nothing():
+    """Importing the page, pytest being there: no torch, and under 10 ms by the best of five."""
+    code = (
+        "import sys, time, pytest; began = time.perf_counter(); import rbfbench.pytest_plugin; "
+        "print(time.perf_counter() - began); assert not {'torch', 'numpy', 'msgspec'} & set(sys.modules)"
+    )
+    times = []
+    for _ in range(5):
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        times.append(float(done.stdout))
+        assert time.monotonic() - began < 60
+    assert min(times) < 0.010
