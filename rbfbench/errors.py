@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 40  # in a message
+
 
 class RbfbenchError(Exception):
     """Base of all errors that end a command with one clear line.
@@ -64,7 +66,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    todo = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    todo = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names[:MOST_NAMES])}{more}"
     return UsageError(f"unknown {kind} {name!r}", f"no {kind} has this name", todo)
 
 

@@ -46,6 +46,7 @@ def accuracy(printed: str, row: str) -> float:
 def test_models_and_commands_of_the_page_are_attacked(ran):
     tables = {command: text for command, text in ran.items() if command.startswith("rbfbench attack")}
     assert len(tables) == 5
+    assert "pgd/static" in ran["rbfbench compare plain jpeg"]
     by_file, by_art, served, jpeg, plain = tables.values()
     assert accuracy(by_file, "clean") == accuracy(by_art, "clean") > 80  # one net, normalised by flags and by ART
     assert accuracy(by_file, "WORST CASE") == pytest.approx(accuracy(by_art, "WORST CASE"), abs=2.1)  # of 50 images

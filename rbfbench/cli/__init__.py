@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
@@ -56,8 +58,13 @@ def cli() -> None:
     """
 
 
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
+    signal.signal(signal.SIGTERM, _interrupt)  # what a scheduler sends: end in order, as after Ctrl-C
     try:
         code = cli.main(standalone_mode=False, auto_envvar_prefix="RBFBENCH")
     except RbfbenchError as error:

@@ -84,6 +84,9 @@ def _of_models(given: dict[str, Any]) -> Comparison:
     images, available = images_of(given)
     knobs = knobs_of(given)
     targets = [load(name, images, device, options, knobs) for name in given["models"]]
+    if not (given["suite"] or given["attacks"] or all(target.differentiable for target in targets)):
+        click.echo("note: no gradient reaches the input of one of them: the suite is black-box for all", err=True)
+        given, rows = given | {"suite": "black-box"}, rows_of(given | {"suite": "black-box"})
     specs = [
         spec_of(
             given | {"model": target.name}, target, images, available, rows, eps=eps, eps_text=eps_text, knobs=knobs

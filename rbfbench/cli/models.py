@@ -127,7 +127,7 @@ def described(card: dict[str, Any]) -> str:
     gives = "probabilities" if card["probabilities"] else "logits"
     random = f"random, {card['m']} passes a decision" if card["stochastic"] else "deterministic"
     gradient = "differentiable" if card["differentiable"] else "no gradient reaches its input"
-    if card["approximated"]:
+    if card["approximated"] and card["differentiable"]:
         gradient += " through a stand-in"
     return (
         f"{card['name']}: {shape} images in {card['input']}, {card['n_classes']} classes, {gives}, {random}, {gradient}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from rbfbench.attacks import AVERAGING, OBJECTIVES, VIEWS, Row, load_suite, single_rows
-from rbfbench.cli.models import any_model, one_model, options_of
+from rbfbench.cli.models import any_model, off_stdout, one_model, options_of
 from rbfbench.cli.options import (
     NORMS,
     check_norm,
@@ -204,7 +204,8 @@ def surrogates_of(
             "the transfer attack has no surrogate", f"no {SURROGATE} is shipped for {images.name}", "add --surrogate"
         )
     options = LoadOptions(trust=given["trust"], download=given["download"], timeout=given["timeout"])
-    return [load_target(name, images, device, options=options) for name in names]
+    with off_stdout():
+        return [load_target(name, images, device, options=options) for name in names]
 
 
 def spec_of(
@@ -230,7 +231,7 @@ def spec_of(
     suite = given["suite"] or "quick"
     if not (target.differentiable or given["attacks"] or given["suite"]):
         click.echo(f"note: no gradient reaches the input of {given['model']}: the suite is black-box", err=True)
-        suite, rows = "black-box", load_suite("black-box", given["norm"])
+        suite, rows = "black-box", rows_of(given | {"suite": "black-box"})
     frozen = not (given["settings"] or given["eot_samples"] or given["objective"])
     return RunSpec(
         model=given["model"],

@@ -21,7 +21,7 @@ from rbfbench.cli.options import (
     pick_device,
 )
 from rbfbench.cli.plan import eps_text_of, rows_of, run_options, spec_of, surrogates_of
-from rbfbench.errors import UsageError, unknown_name
+from rbfbench.errors import ModelError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from rbfbench.cli.progress import ProgressLine
@@ -65,9 +65,11 @@ def sweep(**given: Any) -> None:  # noqa: ANN401  (click passes the options decl
         from rbfbench.reporting.figures import check_file
 
         check_file(given["figure"], "--figure")
-    done, interrupted = _run(given, rows, values, radii)
+    done, interrupted, lost = _run(given, rows, values, radii)
     if done.points:
         _print(given, done)
+    if lost:
+        raise lost
     if interrupted:
         from rbfbench.cli import INTERRUPTED
 
@@ -111,9 +113,11 @@ def _number(over: str, text: str) -> float:
 
 def _run(
     given: dict[str, Any], rows: list[Row], values: dict[str, float], radii: dict[str, float]
-) -> tuple[Sweep, bool]:
+) -> tuple[Sweep, bool, ModelError | None]:
     from rbfbench.cli.progress import ProgressLine
     from rbfbench.evaluation.engine import evaluate
+    from rbfbench.evaluation.spec import RunSpec
+    from rbfbench.evaluation.target import Target
     from rbfbench.results.store import RunFolder
     from rbfbench.results.sweep import Sweep, SweepPoint, broken, budgets_nest
 
@@ -121,12 +125,13 @@ def _run(
     device = pick_device(given["device"])
     images, available = images_of(given)
     over, points, broken_at = given["over"], list[SweepPoint](), list[set[str]]()
-    interrupted = False
+    interrupted, lost = False, None
     smaller: Sequence[Sample] = ()
-    targets = {}
+    targets: dict[str, tuple[Target, RunSpec]] = {}
     for text, value in values.items():  # all before the first run: a value that cannot be used ends the sweep at once
         knobs = knobs_of(given) | ({} if over == "eps" else {over: value})
-        target = load(given["model"], images, device, options, knobs)
+        if over != "eps" or not targets:  # one model serves all radii
+            target = load(given["model"], images, device, options, knobs)
         eps_text = text if over == "eps" else eps_text_of(given)
         spec = spec_of(given, target, images, available, rows, eps=radii[text], eps_text=eps_text, knobs=knobs)
         targets[text] = target, spec
@@ -145,15 +150,13 @@ def _run(
                 save_examples=16,
                 progress=show,
             )
-            if outcome.lost:
-                raise outcome.lost
-            if interrupted := outcome.interrupted:
+            if (lost := outcome.lost) or (interrupted := outcome.interrupted):
                 break
             smaller = outcome.samples if over == "eps" else ()
             points.append(SweepPoint(value=values[text], text=text, run=outcome.run))
             broken_at.append(broken(outcome.samples, outcome.run))
     checks = [budgets_nest(points, broken_at)] if over == "eps" and len(points) > 1 else []
-    return Sweep(over=over, points=points, checks=checks), interrupted
+    return Sweep(over=over, points=points, checks=checks), interrupted, lost
 
 
 def _show(line: ProgressLine, where: str, what: str, done: float, total: float) -> None:

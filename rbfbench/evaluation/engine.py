@@ -126,6 +126,7 @@ def evaluate(
         if not cells:
             raise
         lost = error
+    suspicion = "" if interrupted or lost else job.suspicion(clean)
     unknown = any(cell.row.unknown for cell in cells)
     run = Run(
         status="started" if interrupted or lost else "partial" if unknown else "complete",
@@ -142,7 +143,7 @@ def evaluate(
         ),
         null_attack=null,
         checks=job.crashes
-        + run_checks(target, clean, [cell.row for cell in cells], job.left_out, job.suspicion(clean))
+        + run_checks(target, clean, [cell.row for cell in cells], job.left_out, suspicion)
         + ([job.surrogate_check()] if surrogates else []),
     )
     samples = [sample for cell in cells for sample in cell.samples]

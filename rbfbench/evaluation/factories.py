@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +51,8 @@ def built(found: Any, name: str) -> Callable[[Tensor], Tensor]:  # noqa: ANN401 
     model = adapted(found)
     if model is not found or isinstance(found, nn.Module):
         return model  # type: ignore[no-any-return]
+    if _is_model(found):
+        return found  # type: ignore[no-any-return]
     if not callable(found):
         raise LoadError(what, f"{attribute} is {type(found).__name__}", "name a function, a class or a model")
     try:
@@ -64,6 +68,18 @@ def built(found: Any, name: str) -> Callable[[Tensor], Tensor]:  # noqa: ANN401 
     return model  # type: ignore[no-any-return]
 
 
+def _is_model(found: Any) -> bool:  # noqa: ANN401
+    """Whether a function or an object asks for one thing, the images, and so is no factory."""
+    if not callable(found) or isinstance(found, type):
+        return False
+    try:
+        asked = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):  # built-in functions may have none
+        return False
+    needed = [p for p in asked if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(needed) == 1
+
+
 def see_working_directory() -> None:
     """Let imports find the user's own modules, from where the command was typed."""
     if str(Path.cwd()) not in sys.path:
@@ -76,8 +92,16 @@ def _module(name: str) -> ModuleType:
     path = Path(name).resolve()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    sys.path.insert(0, str(path.parent))  # for what stands beside it, too
-    module = importlib.import_module(path.stem)
-    if module.__file__ is None or Path(module.__file__).resolve() != path:
-        raise ImportError(f"the name {path.stem} is taken by {module.__file__}: rename the file")
+    sys.path.insert(0, str(path.parent))  # for what stands beside it
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    # Under its own name, by which pickles find it, unless another module has that.
+    name = path.stem if known is None else f"{path.stem} of {path.parent}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
     return module

@@ -1,4 +1,4 @@
-"""The numbers that a model expects in place of [0,1], and the suspicion that it expects others."""
+"""The suspicion that a model expects other numbers than [0,1]."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from rbfbench.data.images import Images
-from rbfbench.errors import UsageError
 from rbfbench.evaluation.load_options import LoadOptions
+from rbfbench.evaluation.scaled import Scaled
 from rbfbench.evaluation.target import Target
+from rbfbench.interop.command import CommandModel
+from rbfbench.interop.defended import Defended
 from rbfbench.results.intervals import wilson
 
 IMAGES = 200  # on which other ranges are tried
@@ -29,46 +31,6 @@ SUSPECTS: dict[str, LoadOptions] = {
 }
 
 
-class Scaled(nn.Module):
-    """A model that gets (low + (high - low) x - mean) / std for images x (N, C, H, W) in [0,1].
-
-    Args:
-        model: From what it expects to logits.
-        options: `input_range`, `mean` and `std`, one number or one a channel.
-        channels: Channels of the images.
-
-    Raises:
-        UsageError: Another number of channels, or a standard deviation that is not positive.
-    """
-
-    low: Tensor
-    spread: Tensor
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: Callable[[Tensor], Tensor], options: LoadOptions, channels: int) -> None:
-        super().__init__()
-        self.model = model
-        low, high = options.input_range or (0.0, 1.0)
-        mean, std = options.mean or (0.0,), options.std or (1.0,)
-        for flag, values in (("--mean", mean), ("--std", std)):
-            if len(values) not in (1, channels):
-                raise UsageError(
-                    f"{flag} has {len(values)} numbers", f"the images have {channels} channels", "give one for each"
-                )
-        for name, values in (("low", (low,)), ("spread", (high - low,)), ("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
-
-    @property
-    def stochastic(self) -> bool | None:
-        """What the model says of itself."""
-        return getattr(self.model, "stochastic", None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of images in [0,1]."""
-        return self.model((self.low + self.spread * x - self.mean) / self.std)
-
-
 def suspected(target: Target, images: Images) -> str:
     """Flags with which a model that is at chance is right more often than chance allows, or "".
 
@@ -76,8 +38,10 @@ def suspected(target: Target, images: Images) -> str:
         target: A model whose accuracy cannot be told from chance.
         images: The images it failed on; the first ones are tried.
     """
-    model = target.model
-    if target.keyed or isinstance(model, Scaled):
+    inner = target.model
+    while isinstance(inner, Defended):
+        inner = inner.model
+    if target.keyed or isinstance(inner, Scaled | CommandModel):  # a command is promised images in [0,1]
         return ""
     found: dict[str, float] = {}
     head = images.head(IMAGES)
@@ -85,13 +49,20 @@ def suspected(target: Target, images: Images) -> str:
         if len(options.mean or (0.0,)) not in (1, images.shape[0]):
             continue
         try:
-            accuracy = _accuracy(Scaled(model, options, images.shape[0]).to(target.device), head, target)
+            accuracy = _accuracy(_scaled(target.model, options, images.shape[0]).to(target.device), head, target)
         except Exception:  # noqa: S112  (a foreign model may refuse numbers that are not its own in any way it likes)
             continue
         if wilson(accuracy * len(head), len(head))[0] > 1 / target.n_classes:
             found[flags] = accuracy
     best = max(found, key=lambda flags: found[flags], default="")
     return f"with {best} it is right on {found[best]:.1%} of the first {len(head)}" if best else ""
+
+
+def _scaled(model: Callable[[Tensor], Tensor], options: LoadOptions, channels: int) -> nn.Module:
+    """The model in another range, behind the same transformations."""
+    if isinstance(model, Defended):
+        return Defended(_scaled(model.model, options, channels), model.step)
+    return Scaled(model, options, channels)
 
 
 def _accuracy(model: nn.Module, images: Images, target: Target) -> float:

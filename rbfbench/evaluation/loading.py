@@ -17,8 +17,8 @@ from rbfbench.defenses.checkpoint import load
 from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.errors import LoadError, UsageError, unknown_name
 from rbfbench.evaluation.factories import built, from_factory
-from rbfbench.evaluation.input_range import Scaled
 from rbfbench.evaluation.load_options import LoadOptions
+from rbfbench.evaluation.scaled import Scaled
 from rbfbench.evaluation.target import Target, inspect
 from rbfbench.evaluation.weights_files import PICKLED, load_weights, trusted_model
 from rbfbench.interop.defended import defended
@@ -53,7 +53,7 @@ def load_target(
     """
     knobs = {key: value for key, value in (knobs or {}).items() if value is not None}
     options = options or LoadOptions()
-    model, options = _load_model(name, images.name, options)
+    model, options = _load_model(name, images.name, options, device)
     if options.weights:
         load_weights(model, options.weights, trust=options.trust)
     if isinstance(model, RBFCNN):
@@ -63,7 +63,7 @@ def load_target(
         flags = ", ".join(f"--{key.replace('_', '-')}" for key in sorted(set(knobs) - {"m"}))
         raise UsageError(f"{name} has no {flags}", "it is not an RBF-CNN", "leave the option out")
     model = _in_range(model, name, images, options)
-    shown = name
+    shown = f"{name} [{options.weights.name}]" if options.weights else name
     for defense, value in reversed(options.defenses):
         model = defended(model, defense, value)
         shown = f"{defense} {value} + {shown}"
@@ -79,6 +79,10 @@ def _in_range(model: Model, name: str, images: Images, options: LoadOptions) -> 
         raise UsageError(
             f"{name} takes no --mean, --std or --input-range", "it expects images in [0,1]", "leave them out"
         )
+    if getattr(model, "takes_bytes", False):
+        raise UsageError(
+            f"{name} takes no --mean, --std or --input-range", "it takes bytes, and gets them", "leave them out"
+        )
     return Scaled(model, options, images.shape[0])
 
 
@@ -93,10 +97,11 @@ def _input(options: LoadOptions) -> str:
     return text
 
 
-def _load_model(name: str, dataset: str, options: LoadOptions) -> tuple[Model, LoadOptions]:
+def _load_model(name: str, dataset: str, options: LoadOptions, device: torch.device) -> tuple[Model, LoadOptions]:
     """The model, and the options with what it says of its own input."""
     kind, colon, rest = name.partition(":")
-    if options.weights and (not colon or kind in ("cmd", "timm")):
+    plugin = name not in SHIPPED and name in plugins("defenses")
+    if options.weights and ((not colon and not plugin) or kind in ("cmd", "timm")):
         raise UsageError("--weights needs a factory", f"{name} brings its own weights", "give --model module:factory")
     if colon and kind == "timm":
         return _from_timm(rest, options)
@@ -104,15 +109,15 @@ def _load_model(name: str, dataset: str, options: LoadOptions) -> tuple[Model, L
         from rbfbench.interop.command import CommandModel
 
         return CommandModel(rest, options.timeout), options
-    return _from_file(name, options) or (from_factory(name) if colon else _by_name(name, dataset)), options
+    return _from_file(name, options, device) or (from_factory(name) if colon else _by_name(name, dataset)), options
 
 
-def _from_file(name: str, options: LoadOptions) -> Model | None:
+def _from_file(name: str, options: LoadOptions, device: torch.device) -> Model | None:
     """The model of a file, or None if the name is of none."""
     path = Path(name).expanduser()
     suffix = path.suffix.lower()
     if suffix == ".onnx":
-        return _from_onnx(path)
+        return _from_onnx(path, device)
     if suffix in PICKLED:
         return trusted_model(path, trust=options.trust)
     return load(path)[0] if suffix == ".safetensors" else None
@@ -123,6 +128,8 @@ def _by_name(name: str, dataset: str) -> Model:
         return _shipped(name, dataset)
     if name in plugins("defenses"):
         return built(load_plugin("defenses", name), name)
+    if name.endswith(".py") or Path(f"{name}.py").is_file():
+        raise UsageError(f"{name} names no model", "it is a file of Python", f"name what is in it, as {name}:build")
     raise unknown_name("model", name, [*SHIPPED, *plugins("defenses")])
 
 
@@ -147,13 +154,13 @@ def _from_timm(name: str, options: LoadOptions) -> tuple[Model, LoadOptions]:
     return model, dataclasses.replace(options, mean=mean, std=std)
 
 
-def _from_onnx(path: Path) -> Model:
+def _from_onnx(path: Path, device: torch.device) -> Model:
     if not path.is_file():
         raise LoadError(f"cannot read {path}", "there is no such file", "check the path")
     _needs("onnxruntime", str(path), extra="onnx")
     from rbfbench.interop.onnx import OnnxModel
 
-    return OnnxModel(path)
+    return OnnxModel(path, device)
 
 
 def _needs(module: str, name: str, *, extra: str | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,9 @@ from rbfbench.attacks.oracle import Forward
 from rbfbench.attacks.rng import Keys, seeded
 from rbfbench.data.images import Images
 from rbfbench.defenses import is_purifier
-from rbfbench.errors import ModelError, UsageError
+from rbfbench.errors import ModelError, RbfbenchError, UsageError
+from rbfbench.evaluation.scaled import Scaled
+from rbfbench.interop.defended import Defended
 
 PROBE = 8  # images of the behaviour fingerprint
 
@@ -165,12 +167,27 @@ class Target:
         x, keys = head.batch(0, PROBE)[0].to(self.device), Keys.of(head.ids, 0)
         probe = 0.8 * x + 0.2 * keys.fold("probe").uniform(tuple(x.shape[1:]), x)
         logits = self.decide(probe, keys)[0].cpu().double().numpy()
-        # Rounded: the same weights on another thread count differ in the last bits.
-        digest = hashlib.sha256(np.round(logits, 2).tobytes())
-        if isinstance(self.model, nn.Module):
-            for name, tensor in self.model.state_dict().items():
+        parts = list(_parts_of(self.model))
+        seen = [part if isinstance(part, nn.Module) else getattr(part, "weights", None) for part in parts]
+        if isinstance(seen[-1], nn.Module):
+            # Rounded: the same weights on another thread count differ in the last bits.
+            digest = hashlib.sha256(np.round(logits, 2).tobytes())
+        else:
+            # Three digits of each answer, however small: sure models differ in the answers that they are sure against.
+            digest = hashlib.sha256(" ".join(f"{logit:.3g}" for logit in logits.flat).encode())
+        for part, module in zip(parts, seen, strict=True):
+            digest.update(str(getattr(part, "identity", "")).encode())
+            for name, tensor in module.state_dict().items() if isinstance(module, nn.Module) else ():
                 digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def _parts_of(model: Any) -> Iterator[Any]:  # noqa: ANN401  (any callable)
+    """A model, and what it is wrapped around."""
+    yield model
+    while isinstance(model, Defended | Scaled):
+        model = model.model
+        yield model
 
 
 def ensemble(targets: Sequence[Target]) -> Forward:
@@ -217,6 +234,8 @@ def _differentiable(model: Callable[[Tensor], Tensor], x: Tensor) -> bool:
         leaf = x.clone().requires_grad_()
         try:
             logits = model(leaf)
+        except RbfbenchError:
+            raise
         except Exception as error:
             # A tensor that wants its gradient cannot be made an array. Whatever else a foreign model raises here is for
             # the attack to record.
@@ -271,7 +290,7 @@ def inspect(
     target.stochastic = bool(declared) or not torch.equal(first, second)
     config: Any = getattr(model, "config", None)
     target.m = config.m if target.keyed else (m or 1)
-    target.differentiable = _differentiable(model, x[:1])
+    target.differentiable = _differentiable(model, x)
     if m and not target.stochastic and not target.keyed:
         raise UsageError(f"{name} has no --m", "it gives the same answer every time", "leave the option out")
     in_unit = bool(((first >= 0) & (first <= 1)).all())

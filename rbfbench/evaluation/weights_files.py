@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -34,6 +33,8 @@ def trusted_model(path: Path, *, trust: bool) -> Callable[[Tensor], Tensor]:
         LoadError: Not trusted, not readable, or no model.
     """
     what = f"{path} was not opened"
+    if not path.is_file():
+        raise LoadError(f"cannot read {path}", "there is no such file", "check the path")
     only_weights = f"if it holds weights alone, give --model module:factory --weights {path}"
     if not trust:
         raise LoadError(
@@ -41,8 +42,6 @@ def trusted_model(path: Path, *, trust: bool) -> Callable[[Tensor], Tensor]:
             "pickled files can run any code when they are loaded",
             f"add --trust if you know where it is from; {only_weights}",
         )
-    if not path.is_file():
-        raise LoadError(f"cannot read {path}", "there is no such file", "check the path")
     see_working_directory()
     try:
         found = _unpickled(path)
@@ -52,12 +51,13 @@ def trusted_model(path: Path, *, trust: bool) -> Callable[[Tensor], Tensor]:
         ) from error
     if isinstance(found, Mapping):
         raise LoadError(f"{path} holds no model", "it is a table of weights", only_weights)
-    return built(found, str(path))
+    return found if path.suffix.lower() == ".pt2" else built(found, str(path))
 
 
 def _unpickled(path: Path) -> Any:  # noqa: ANN401
     if path.suffix.lower() == ".pt2":
-        return torch.export.load(path).module()
+        program = torch.export.load(path).module()
+        return lambda x: program(x)  # as a module it cannot be put into eval mode, in which it already is
     if path.suffix.lower() in (".pkl", ".pickle"):
         with path.open("rb") as file:
             return pickle.load(file)  # noqa: S301  (behind --trust)
@@ -82,7 +82,7 @@ def load_weights(model: Callable[[Tensor], Tensor], path: Path, *, trust: bool) 
     """
     if not isinstance(model, nn.Module):
         raise UsageError("--weights has nothing to fill", f"the model is {type(model).__name__}", "leave it out")
-    state = _state(path, trust=trust)
+    state = _unwrapped(_state(path, trust=trust), set(model.state_dict()))
     what = f"the weights in {path} are not those of {type(model).__name__}"
     try:
         result = model.load_state_dict(state, strict=False)
@@ -105,8 +105,12 @@ def _state(path: Path, *, trust: bool) -> dict[str, Tensor]:
         raise LoadError(what, "there is no such file", "check the path")
     try:
         found = load_file(path) if path.suffix == ".safetensors" else _loaded(path, trust=trust)
-    except (OSError, SafetensorError, EOFError, RuntimeError) as error:
-        raise LoadError(what, raised(error), "check the file") from error
+    except LoadError:
+        raise
+    except Exception as error:  # torch, zip and pickle each raise their own, and a trusted pickle anything
+        with path.open("rb") as file:
+            begins = file.read(12)
+        raise LoadError(what, f"{raised(error)}; it begins with {begins!r}", "check the file") from error
     for key in WRAPPED_IN:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping | nn.Module):
             found = found[key]
@@ -115,10 +119,16 @@ def _state(path: Path, *, trust: bool) -> dict[str, Tensor]:
         found = found.state_dict()
     if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise LoadError(what, f"it holds {type(found).__name__}, no table of tensors", "save model.state_dict()")
-    state = dict(found)
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return dict(found)
+
+
+def _unwrapped(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """The state with the prefixes of wrappers taken off, unless the module has them itself."""
+    while state.keys() != wanted:
+        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
@@ -127,9 +137,10 @@ def _loaded(path: Path, *, trust: bool) -> Any:  # noqa: ANN401
         return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it wants to run {named[1]}" if named else raised(error)
+        if named is None:
+            raise
         raise LoadError(
             f"{path} was not opened",
-            f"{reason}, so it is more than weights",
+            f"it wants to run {named[1]}, so it is more than weights",
             "add --trust if you know where it is from, or save model.state_dict() alone",
         ) from error

@@ -7,39 +7,75 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-Model = Callable[[Tensor], Tensor]
+
+class Adapted:
+    """Answers (N, classes) of another library's model to images (N, C, H, W) in [0,1].
+
+    Args:
+        answer: From pixels in the model's own range, on its own device, to logits or whatever it answers.
+        bounds: That range.
+        device: Where it computes; None where it does not matter.
+        weights: Its module, by which it is told from others; None where none can be seen.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Tensor], Tensor],
+        bounds: tuple[float, float],
+        device: torch.device | None,
+        weights: nn.Module | None,
+    ) -> None:
+        self.answer, self.bounds, self.device, self.weights = answer, bounds, device, weights
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Ask about a batch."""
+        low, high = self.bounds
+        pixels = x if (low, high) == (0.0, 1.0) else low + (high - low) * x
+        return self.answer(pixels if self.device is None else pixels.to(self.device)).to(x.device)
 
 
 def adapted(model: Any) -> Any:  # noqa: ANN401  (whatever a user's factory returns)
     """The model itself, or a callable around it if it comes from ART or foolbox; its own preprocessing is kept.
 
     Pixels in [0,1] are stretched to the range that the model declares. ART estimators are differentiable where they
-    and their preprocessing are written in PyTorch; others are asked for predictions only.
+    and all that they do before and after the net are written in PyTorch; others are asked for predictions only.
     """
     kinds = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
     if "art" in kinds and hasattr(model, "predict"):
         return _from_art(model)
     if "foolbox" in kinds:
         low, high = model.bounds
-        return _stretched(model, float(low), float(high))
+        inner = getattr(model, "_model", None)
+        device = getattr(model, "device", None)
+        return Adapted(model, (float(low), float(high)), device, inner if isinstance(inner, nn.Module) else None)
     return model
 
 
-def _stretched(model: Model, low: float, high: float) -> Model:
-    if (low, high) == (0.0, 1.0):
-        return lambda x: model(x)
-    return lambda x: model(low + (high - low) * x)
-
-
-def _from_art(estimator: Any) -> Model:  # noqa: ANN401
+def _from_art(estimator: Any) -> Adapted:  # noqa: ANN401
     low, high = (0.0, 1.0) if estimator.clip_values is None else map(float, map(np.max, estimator.clip_values))
-    if hasattr(estimator, "_predict_framework") and estimator.all_framework_preprocessing:
-        return _stretched(lambda x: estimator._predict_framework(x)[0], low, high)
+    net = getattr(estimator, "model", None)
+    weights = net if isinstance(net, nn.Module) else None
+    if _is_torch_throughout(estimator):
+        device = torch.device(estimator.device)
+        return Adapted(lambda x: estimator._predict_framework(x)[0], (low, high), device, weights)
 
     def predictions(x: Tensor) -> Tensor:
         answers = estimator.predict(x.detach().cpu().numpy().astype(np.float32))
-        return torch.from_numpy(np.asarray(answers, np.float32)).to(x.device)
+        return torch.from_numpy(np.asarray(answers, np.float32))
 
-    return _stretched(predictions, low, high)
+    return Adapted(predictions, (low, high), None, weights)
+
+
+def _is_torch_throughout(estimator: Any) -> bool:  # noqa: ANN401
+    """Whether what the net answers is what the estimator predicts, and gradients pass all that stands before it.
+
+    Not where something is done to predictions, or a subclass predicts in its own way, as randomised smoothing does.
+    """
+    if not hasattr(estimator, "_predict_framework"):
+        return False
+    from art.estimators.classification import PyTorchClassifier
+
+    plain = getattr(type(estimator), "predict", None) is PyTorchClassifier.predict
+    return plain and bool(estimator.all_framework_preprocessing) and not estimator.postprocessing_defences

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from rbfbench.errors import LoadError, ModelError, raised
 
+GRACE = 2.0  # seconds to end in, for a command that has closed its output
 LAST_WORDS = 200  # characters of the last line of its standard error, shown when it has ended
 
 
@@ -74,8 +75,8 @@ class CommandModel:
         self._say(f"{question}\t{answer}\n")
         self._wait_for(str(answer))
         logits = self._read(answer, len(x))
-        question.unlink()
-        answer.unlink()
+        question.unlink(missing_ok=True)
+        answer.unlink(missing_ok=True)
         return torch.from_numpy(logits).to(x.device)
 
     def _say(self, line: str) -> None:
@@ -94,10 +95,11 @@ class CommandModel:
                 line = self._lines.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 self._end()
+                said = self._last_words()
                 raise ModelError(
                     f"cmd:{self.command} did not answer",
-                    f"{self.timeout:g} s passed on a batch",
-                    "raise --timeout, or lower --batch-size",
+                    f"{self.timeout:g} s passed on a batch" + (f"; it said: {said}" if said else ""),
+                    "print the second path and flush, raise --timeout, or lower --batch-size",
                 ) from None
             if line is None:
                 raise self._lost()
@@ -105,14 +107,21 @@ class CommandModel:
                 return
 
     def _lost(self) -> ModelError:
-        code = self._process.wait()
-        self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2][-LAST_WORDS:]
+        try:
+            code = self._process.wait(GRACE)
+        except subprocess.TimeoutExpired:  # it has closed its ends, and lives on
+            self._end()
+            code = self._process.wait()
+        said = self._last_words()
         return ModelError(
             f"cmd:{self.command} has ended",
             f"exit code {code}, after {self.asked - 1} answers" + (f"; it said: {said}" if said else ""),
             "it must answer one line after another until its input ends",
         )
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace").strip().rpartition("\n")[2][-LAST_WORDS:]
 
     def _read(self, answer: Path, n: int) -> NDArray[np.float32]:
         what, todo = f"cmd:{self.command} gave no logits", "write numpy.savez(path, logits=array of (N, classes))"

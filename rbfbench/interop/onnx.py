@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,20 @@ class OnnxModel:
 
     Args:
         path: The file.
+        device: Where the images are: a GPU is used for images on one.
 
     Raises:
         LoadError: It cannot be opened, or has no input for images.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: torch.device) -> None:
         what = f"cannot use {path}"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
         options.intra_op_num_threads = torch.get_num_threads()
+        providers = onnxruntime.get_available_providers() if device.type == "cuda" else ["CPUExecutionProvider"]
         try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=onnxruntime.get_available_providers()
-            )
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime has a class of errors for each cause, none of them its base
             raise LoadError(
                 what, raised(error), "check it with onnx.checker, and its opset with onnxruntime's"
@@ -51,6 +52,10 @@ class OnnxModel:
             raise LoadError(what, f"it takes {shown}", "export a model of one (N,C,H,W) or (N,H,W,C) input of images")
         self.name, self.shape, self.kind = inputs[0].name, inputs[0].shape, inputs[0].type
         self.channels_last = self.shape[3] in CHANNELS and self.shape[1] not in CHANNELS
+        self.takes_bytes = self.kind == BYTES
+        # Weights may lie in a file beside it, which exporters name after it.
+        files = sorted({path, *path.parent.glob(f"{path.name}.*"), *path.parent.glob(f"{path.name}_*")})
+        self.identity = " ".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file())
         self.batch = self.shape[0] if isinstance(self.shape[0], int) and self.shape[0] > 0 else None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -60,7 +65,7 @@ class OnnxModel:
             ModelError: The file has no output of logits.
         """
         pixels = x.detach().cpu().numpy()
-        pixels = (pixels * 255).round().astype(np.uint8) if self.kind == BYTES else pixels.astype(PIXELS[self.kind])
+        pixels = (pixels * 255).round().astype(np.uint8) if self.takes_bytes else pixels.astype(PIXELS[self.kind])
         if self.channels_last:
             pixels = pixels.transpose(0, 2, 3, 1)
         size = self.batch or len(pixels)

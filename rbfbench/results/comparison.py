@@ -106,6 +106,10 @@ class Result:
         """Decisions behind each mean correctness."""
         return int(self.run.spec.get("passes", 1)) if self.stochastic else 1
 
+    def shared_id(self, id_: str) -> str:
+        """Id of a row across models: the gradient of a deterministic model is its own, through a stand-in or not."""
+        return id_ if self.stochastic or not id_.endswith("/bpda") else f"{id_.removesuffix('/bpda')}/static"
+
     def entering(self) -> list[list[Sample]]:
         """Samples of each attack that enters the worst case."""
         transfer = bool(self.run.spec.get("include_transfer"))
@@ -126,7 +130,7 @@ def compare_runs(results: Sequence[Result]) -> Comparison:
     lines.append(("clean", "", [_clean(next(iter(runs.values()))) for runs in columns.values()]))
     for norm in columns[first.model]:
         runs = [column[norm] for column in columns.values()]
-        ids = dict.fromkeys(row.id for result in runs for row in result.run.attacks)
+        ids = dict.fromkeys(result.shared_id(row.id) for result in runs for row in result.run.attacks)
         lines += [(id_, norm, [_attacked(result, id_) for result in runs]) for id_ in ids]
         lines.append(("WORST CASE", norm, [_worst(result.entering(), result.stochastic) for result in runs]))
     if len(columns[first.model]) > 1:
@@ -156,6 +160,9 @@ def _columns(results: Sequence[Result]) -> dict[str, dict[str, Result]]:
             raise IncomparableError(
                 "two runs are of the same model and norm", why, "leave one out, or name models apart"
             )
+        for earlier in columns[result.model].values():
+            _agree(f"the model called {result.model} (model_digest)", earlier, result, earlier.run.model_digest,
+                   result.run.model_digest)  # fmt: skip
         columns[result.model][result.norm] = result
     return columns
 
@@ -173,10 +180,10 @@ def _same_question(results: Sequence[Result], columns: Mapping[str, Mapping[str,
             _agree("norm", first, other, ", ".join(columns[first.model]), other.norm)
             continue
         _agree("eps", twin, other, twin.run.spec["eps"], other.run.spec["eps"])
-        settled = {row.id: row.params for row in twin.run.attacks}
+        settled = {twin.shared_id(row.id): row.params for row in twin.run.attacks}
         for row in other.run.attacks:
-            if row.id in settled:
-                _agree(f"the parameters of {row.id}", twin, other, settled[row.id], row.params)
+            if (id_ := other.shared_id(row.id)) in settled:
+                _agree(f"the parameters of {id_}", twin, other, settled[id_], row.params)
     for column in columns.values():
         _agree("norms", first, next(iter(column.values())), list(columns[first.model]), list(column))
 
@@ -197,7 +204,7 @@ def _clean(result: Result) -> Outcomes:
 
 
 def _attacked(result: Result, id_: str) -> Outcomes | None:
-    return {s.image: s.correct for s in result.samples if s.attack == id_} or None
+    return {s.image: s.correct for s in result.samples if result.shared_id(s.attack) == id_} or None
 
 
 def _worst(groups: list[list[Sample]], stochastic: bool) -> Outcomes | None:

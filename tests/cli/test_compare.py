@@ -77,6 +77,19 @@ def test_the_matrix_has_every_model_as_source_and_target(here):
     assert matrix["cnn"]["cnn-ls"]["k"] == json.loads(direct.stdout)["attacks"][0]["k"]
 
 
+def test_a_model_and_its_twin_behind_a_defense_are_paired_attack_by_attack(here, tmp_path):
+    asked = ("attack", "--dataset", "digits", "--device", "cpu", "--eps", "0.1", "--limit", "12", "--model", "cnn")
+    assert here(*asked, "--attack", "fgsm", "--out", "plain").exit_code == 0
+    assert here(*asked, "--attack", "fgsm", "--defense", "art:jpeg", "--out", "jpeg").exit_code == 0
+    done = here("compare", "plain", "jpeg", "--format", "json")
+    assert done.exit_code == 0, (done.output, done.exception)
+    document = json.loads(done.stdout)
+    assert document["models"] == ["cnn", "art:jpeg 50 + cnn"]
+    (line,) = [line for line in document["lines"] if line["name"] == "fgsm/static"]
+    assert all(line["scores"])
+    assert line["differences"][1] is not None
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected", "words"),
     [

@@ -19,6 +19,7 @@ import rbfbench
 from rbfbench.cli import cli
 from rbfbench.data import load_training
 from rbfbench.errors import LoadError, UsageError
+from rbfbench.evaluation.input_range import suspected
 from rbfbench.evaluation.load_options import LoadOptions
 from rbfbench.evaluation.loading import load_target
 
@@ -116,9 +117,10 @@ def test_a_file_from_elsewhere_finds_what_stands_beside_it(repository, tmp_path,
     )
     assert target.card["input"] == "[0,1] minus 0.3 over 0.4"
     sys.modules.pop("nets")
-    (tmp_path / "json.py").write_text("")
-    with pytest.raises(LoadError, match=r"the name json is taken by .*: rename the file"):
-        load_target("json.py:dumps", rbfbench.load_data("digits").head(8), CPU)
+    # A name that another module has does not matter.
+    (tmp_path / "json.py").write_text((repository / "nets.py").read_text())
+    load_target("json.py:Net", rbfbench.load_data("digits").head(8), CPU)
+    assert json.loads("1") == 1
 
 
 def test_torchvisions_own_model_file_runs_unmodified():
@@ -164,6 +166,81 @@ def test_trust_opens_what_only_pickle_can(here, repository):
         here(*ASKED, "--model", "nets:Net", "--weights", "careless.pt", "--trust", *NORMALISED, "--json", "-")
     )
     assert run["clean"]["accuracy"] > 0.9
+
+
+def test_prefixes_are_taken_off_only_where_the_module_has_none(here, repository):
+    """A wrapper's own `model.` stays; those of compiled and parallel modules go, in either order."""
+    (repository / "wrapped.py").write_text(
+        "import torch.nn as nn\nfrom nets import Net\nclass Wrapped(nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.model = Net()\n"
+        "    def forward(self, x):\n        return self.model(x)\n"
+    )
+    state = torch.load(repository / "plain.pt")
+    expected = document(here(*ASKED, "--model", "nets:Net", "--weights", "plain.pt", *NORMALISED, "--json", "-"))
+    for prefix, model in (
+        ("model.", "wrapped:Wrapped"),
+        ("module.model.", "wrapped:Wrapped"),
+        ("_orig_mod.module.", "nets:Net"),
+        ("module._orig_mod.", "nets:Net"),
+        ("model.", "nets:Net"),
+    ):
+        torch.save({prefix + name: value for name, value in state.items()}, repository / "prefixed.pt")
+        run = document(here(*ASKED, "--model", model, "--weights", "prefixed.pt", *NORMALISED, "--json", "-"))
+        assert run["clean"] == expected["clean"], prefix
+        assert run["model"]["name"] == f"{model} [prefixed.pt]"
+
+
+def test_files_that_are_no_checkpoints_are_told_from_those_that_want_trust(here, repository):
+    (repository / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1")
+    subprocess.run(
+        [sys.executable, "-c", "import torch, types, sys; m = types.ModuleType('gone'); sys.modules['gone'] = m\n"
+         "class Gone: pass\nGone.__module__ = 'gone'; m.Gone = Gone\ntorch.save({'net': Gone()}, 'gone.pt')"],
+        check=True, cwd=repository,
+    )  # fmt: skip
+    for extra in ((), ("--trust",)):
+        done = here(*ASKED, "--model", "nets:Net", "--weights", "pointer.pth", *extra)
+        assert isinstance(done.exception, LoadError)
+        assert "it begins with b'version http'" in str(done.exception)
+        assert "--trust" not in str(done.exception)
+    done = here(*ASKED, "--model", "nets:Net", "--weights", "gone.pt", "--trust")
+    assert isinstance(done.exception, LoadError)
+    assert "No module named 'gone'" in str(done.exception)
+    done = here(*ASKED, "--model", "missing.pt")
+    assert "there is no such file" in str(done.exception)
+
+
+def test_an_exported_program_opens_with_trust(here, repository):
+    code = (
+        "import torch; from nets import Net; net = Net(); net.load_state_dict(torch.load('plain.pt')); net.eval()\n"
+        "n = torch.export.Dim('n', min=1, max=1024)\n"
+        "torch.export.save(torch.export.export(net, (torch.rand(4, 1, 8, 8),), dynamic_shapes=({0: n},)), 'net.pt2')"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=repository)
+    expected = document(here(*ASKED, "--model", "nets:Net", "--weights", "plain.pt", *NORMALISED, "--json", "-"))
+    run = document(here(*ASKED, "--model", "net.pt2", "--trust", *NORMALISED, "--json", "-"))
+    assert run["clean"] == expected["clean"]
+    assert run["attacks"][0]["k"] == expected["attacks"][0]["k"]
+
+
+def test_a_function_of_images_is_a_model_and_a_file_alone_is_none(here, repository):
+    (repository / "functions.py").write_text(
+        "import torch\n\ndef predict(images):\n    return images.flatten(1)[:, :10]\n\nclass Callable:\n"
+        "    def __call__(self, x):\n        return predict(x)\n\nobject_ = Callable()\nprint('hello')\n"
+    )
+    runs = [document(here(*ASKED, "--model", f"functions:{name}", "--json", "-")) for name in ("predict", "object_")]
+    assert runs[0]["clean"] == runs[1]["clean"]
+    for name in ("nets", "nets.py"):
+        done = here(*ASKED, "--model", name)
+        assert isinstance(done.exception, UsageError)
+        assert f"as {name}:build" in str(done.exception)
+
+
+def test_what_a_surrogate_prints_stays_off_stdout(here, repository):
+    (repository / "loud.py").write_text("import rbfbench\nprint('hello')\n\ndef m():\n    print('again')\n    "
+                                        "return rbfbench.load_model('cnn', 'digits')\n")  # fmt: skip
+    done = here(*ASKED[:-2], "--attack", "transfer", "--surrogate", "loud:m", "--model", "cnn-ls", "--json", "-")
+    assert document(done)["spec"]["surrogates"] == ["loud:m"]
+    assert "hello" in done.stderr
 
 
 TRAP = """
@@ -242,6 +319,24 @@ def test_a_wrong_range_is_suspected_and_the_flag_named(tmp_path, monkeypatch):
             assert run["clean"]["accuracy"] > 0.9
             (check,) = [check for check in run["checks"] if check["code"] == "clean-at-chance"]
             assert not check["fired"]
+    finally:
+        del sys.modules["ranged"]
+
+
+def test_a_wrong_range_is_suspected_behind_a_defense():
+    images = rbfbench.load_data("digits").head(100)
+    sys.modules["ranged"] = module = type(sys)("ranged")
+    module.signed = lambda: Ranged(-1.0, 1.0)
+    try:
+        options = LoadOptions(defenses=(("art:spatial-smoothing", 3),))
+        target = load_target("ranged:signed", images, CPU, options=options)
+    finally:
+        del sys.modules["ranged"]
+    assert suspected(target, images).startswith("with --input-range=-1,1 it is right on ")
+    ranged = LoadOptions(defenses=options.defenses, input_range=(-1.0, 1.0))
+    sys.modules["ranged"] = module
+    try:
+        assert suspected(load_target("ranged:signed", images, CPU, options=ranged), images) == ""
     finally:
         del sys.modules["ranged"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,7 +18,7 @@ from click.testing import CliRunner, Result
 
 import rbfbench
 from rbfbench.cli import cli
-from rbfbench.errors import LoadError, ModelError
+from rbfbench.errors import LoadError, ModelError, UsageError
 from rbfbench.interop.command import CommandModel
 
 ASKED = ("attack", "--dataset", "digits", "--eps", "0.2", "--limit", "12", "--device", "cpu")
@@ -117,6 +119,67 @@ def test_a_command_that_never_works_is_an_error_before_the_run(served):
         assert isinstance(done.exception, error)
         assert words in str(done.exception)
         assert not (served / "run" / "run.json").exists()
+
+
+def test_a_command_that_closes_its_output_and_lives_on_is_ended(served):
+    (served / "half.py").write_text("import os, sys, time\nsys.stdin.readline()\nos.close(1)\ntime.sleep(300)\n")
+    model = CommandModel(f"{sys.executable} half.py", 60)
+    began = time.monotonic()
+    with pytest.raises(ModelError, match="has ended"):
+        model(rbfbench.load_data("digits").batch(0, 1)[0])
+    assert time.monotonic() - began < 30
+    assert model._process.poll() is not None
+
+
+def test_sigterm_ends_the_command_and_removes_its_files(served):
+    """As schedulers do; the server is in a session of its own and would outlive us."""
+    (served / "slow.py").write_text(
+        "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(300)\n"
+    )
+    environment = os.environ | {"TMPDIR": str(served)}
+    asked = [*ASKED, "--attack", "noise", "--model", f"cmd:{sys.executable} slow.py"]
+    ours = subprocess.Popen([sys.executable, "-c", "from rbfbench.cli import main; main()", *asked], env=environment)
+    until = time.monotonic() + 120
+    while not (served / "pid").exists() or not (served / "pid").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    ours.terminate()
+    assert ours.wait(60) == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((served / "pid").read_text()), 0)
+    assert not list(served.glob("rbfbench-*"))
+
+
+def test_a_malformed_answer_is_no_gradient(served):
+    """The probe for gradients asks as the others do, and what goes wrong in it is an error."""
+    model, asked = CommandModel(command(), 60), []
+
+    def fails_third(x: torch.Tensor) -> torch.Tensor:
+        asked.append(1)
+        if len(asked) == 3:
+            raise ModelError("it", "broke", "mend it")
+        return model(x)
+
+    from rbfbench.evaluation.target import inspect
+
+    with pytest.raises(ModelError, match="broke"):
+        inspect(fails_third, "m", rbfbench.load_data("digits").head(8), torch.device("cpu"))
+
+
+def test_settings_hold_when_the_suite_becomes_black_box(served):
+    done = run(*ASKED, "--model", f"cmd:{command()}", "--set", "pgd.steps=3")
+    assert isinstance(done.exception, UsageError)
+    assert "no attack of this run" in str(done.exception) or "unknown attack of this run" in str(done.exception)
+
+
+def test_comparing_with_a_command_takes_black_boxes_for_all(served):
+    few = ("--limit", "4", "--set", "square.queries=20", "--set", "spsa.steps=1", "--set", "transfer.steps=2")
+    asked = ("compare", *ASKED[1:5], "--device", "cpu", *few, "--suite", "black-box", "--format", "json")
+    models = ("--model", "cnn-ls", "--model", f"cmd:{command()}")
+    named = run(*asked, *models)
+    assert named.exit_code == 0, (named.output, named.exception)
+    lines = {line["name"]: line for line in json.loads(named.stdout)["lines"]}
+    assert all(lines["square"]["scores"])
 
 
 def test_a_slow_start_is_not_a_slow_answer(served):

@@ -300,6 +300,37 @@ def test_an_art_black_box_is_asked_for_predictions_only():
         assert torch.equal(model(x).argmax(1), inner(x).argmax(1))
 
 
+def test_what_art_does_to_predictions_counts():
+    """Randomised smoothing predicts in its own way, and postprocessing changes predictions: not the bare net."""
+    from art.defences.postprocessor import ClassLabels
+    from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
+    from art.estimators.classification import PyTorchClassifier
+
+    x, _ = digits(6)
+    labels = adapted(
+        PyTorchClassifier(
+            net(), nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0, 1), postprocessing_defences=[ClassLabels()],
+            device_type="cpu",
+        )
+    )(x)  # fmt: skip
+    assert torch.equal(labels.sum(1), torch.ones(6))
+    assert set(labels.flatten().tolist()) == {0.0, 1.0}
+    smoothed = adapted(
+        PyTorchRandomizedSmoothing(
+            net(),
+            nn.CrossEntropyLoss(),
+            (1, 8, 8),
+            10,
+            sample_size=20,
+            scale=0.4,
+            clip_values=(0, 1),
+            device_type="cpu",
+        )
+    )
+    with torch.no_grad():
+        assert not torch.allclose(smoothed(x).softmax(1), net()(x).softmax(1), atol=1e-3)
+
+
 def test_other_models_are_left_as_they_are():
     inner = net()
     assert adapted(inner) is inner

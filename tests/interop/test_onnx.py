@@ -15,9 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 import rbfbench
 from rbfbench.cli import cli
-from rbfbench.errors import LoadError
+from rbfbench.errors import LoadError, UsageError
+from rbfbench.evaluation.load_options import LoadOptions
+from rbfbench.evaluation.loading import load_target
+from rbfbench.evaluation.target import Target, inspect
 from rbfbench.interop.onnx import OnnxModel
 
+CPU = torch.device("cpu")
 FLOAT, BYTES, HALF = TensorProto.FLOAT, TensorProto.UINT8, TensorProto.FLOAT16
 
 
@@ -60,7 +64,7 @@ def write(path: Path, *, kind: int = FLOAT, shape: tuple = ("n", 1, 8, 8), label
     ids=str,
 )
 def test_a_file_answers_as_the_model_it_was_written_from(tmp_path, made):
-    model = OnnxModel(write(tmp_path / "model.onnx", **made))
+    model = OnnxModel(write(tmp_path / "model.onnx", **made), CPU)
     x, _ = rbfbench.load_data("digits").batch(0, 10)
     # Half precision keeps 11 bits of pixels, bytes keep 8; logits change by up to the sum of weights times that.
     allowed = {BYTES: 0.5 / 255, HALF: 2**-12}.get(made.get("kind"), 1e-6) * np.abs(parameters()[0]).sum(0).max()
@@ -86,7 +90,7 @@ def test_files_that_cannot_be_used_are_told(tmp_path):
     flat = write(tmp_path / "flat.onnx", shape=("n", 64))
     for path, words in ((broken, "INVALID_PROTOBUF"), (flat, r"it takes x tensor\(float\) \['n', 64\]")):
         with pytest.raises(LoadError, match=words):
-            OnnxModel(path)
+            OnnxModel(path, CPU)
     done = CliRunner().invoke(
         cli, ["attack", "--model", str(tmp_path / "none.onnx"), "--dataset", "digits", "--eps", "0"]
     )
@@ -94,6 +98,40 @@ def test_files_that_cannot_be_used_are_told(tmp_path):
     assert "there is no such file" in str(done.exception)
 
 
+def test_bytes_are_refused_another_range(tmp_path):
+    path = write(tmp_path / "bytes.onnx", kind=BYTES)
+    with pytest.raises(UsageError, match="it takes bytes, and gets them"):
+        load_target(str(path), rbfbench.load_data("digits").head(8), CPU, options=LoadOptions(input_range=(0.0, 255.0)))
+
+
+def test_another_file_is_another_model_however_sure_both_are(tmp_path):
+    """Answers that differ far behind the point: what a resumed run would take for the same."""
+    images = rbfbench.load_data("digits").head(8)
+    path = write(tmp_path / "model.onnx")
+    first = load_target(str(path), images, CPU).fingerprint(images)
+    assert load_target(str(path), images, CPU).fingerprint(images) == first
+    model = onnx.load(path)
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(1e-5), "bias"))
+    onnx.save(model, path)
+    assert load_target(str(path), images, CPU).fingerprint(images) != first
+
+
+def test_sure_models_that_show_no_weights_are_told_apart():
+    images = rbfbench.load_data("digits").head(8)
+
+    def sure(shift: float) -> Target:
+        def model(x: torch.Tensor) -> torch.Tensor:
+            return (20 * x.flatten(1)[:, :10] + torch.linspace(30, -30, 10) + shift * x.flatten(1)[:, 10:20]).softmax(1)
+
+        return inspect(model, "m", images, CPU)
+
+    first, second = sure(0.0), sure(1.0)
+    x, _ = images.batch(0, 8)
+    assert torch.equal(first.model(x).round(decimals=2), second.model(x).round(decimals=2))
+    assert first.fingerprint(images) != second.fingerprint(images)
+
+
 def test_gradients_do_not_reach_the_image(tmp_path):
-    model = OnnxModel(write(tmp_path / "model.onnx"))
+    model = OnnxModel(write(tmp_path / "model.onnx"), CPU)
     assert not model(torch.rand(2, 1, 8, 8, requires_grad=True)).requires_grad
