@@ -86,7 +86,7 @@ def test_gradient_attacks_on_a_command_are_refused_with_what_to_do(served):
     ("mode", "words"),
     [
         ("crash", "has ended: exit code 1, after 30 answers; it said: RuntimeError: the lights went out;"),
-        ("sleep", "did not answer: 2 s passed on a batch; raise --timeout"),
+        ("sleep", "did not answer: 2 s passed on a batch; print the second path and flush, raise --timeout"),
         ("nothing", "it wrote no file"),
         ("text", "it wrote no npz file"),
         ("name", "no array 'logits'"),

@@ -55,7 +55,7 @@ def test_what_the_user_says_goes_before_the_configuration(local):
     ("name", "error", "words"),
     [
         ("resnet10tt", UsageError, "did you mean"),
-        ("qqqq_zz", UsageError, r"choose one of .{1,2000} and \\d+ more"),
+        ("qqqq_zz", UsageError, r"choose one of .{1,2000} and \d+ more"),
         ("resnet18.a1_in1k", LoadError, "not in the cache .*; fetch them with --download"),
         ("local-dir:/nowhere", LoadError, "cannot load"),
         ("resnetv2_50d.untrained", UsageError, "has no weights|unknown timm model"),
