@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -11,7 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from rbfbench.cli import cli
-from rbfbench.errors import LoadError, UsageError
+from rbfbench.errors import LoadError, ModelError, UsageError
 from rbfbench.results.store import read_samples
 
 SMALL = ("--dataset", "digits", "--device", "cpu", "--limit", "12", "--attack", "fgsm", "--attack", "noise")
@@ -146,6 +147,23 @@ def test_ctrl_c_keeps_the_values_that_are_done(here, tmp_path, monkeypatch):
     assert done.exit_code == 130
     assert "interrupted: 1 of 2 values are done and shown and kept" in done.stderr
     assert [point["value"] for point in json.loads((tmp_path / "kept" / "sweep.json").read_text())["points"]] == [0.0]
+
+
+def test_a_model_that_is_lost_keeps_the_values_that_are_done(here, tmp_path, monkeypatch):
+    from rbfbench.evaluation import engine
+
+    evaluate, calls = engine.evaluate, []
+
+    def losing(*arguments, **named):
+        calls.append(1)
+        outcome = evaluate(*arguments, **named)
+        return outcome if len(calls) == 1 else dataclasses.replace(outcome, lost=ModelError("it", "is gone", "find it"))
+
+    monkeypatch.setattr(engine, "evaluate", losing)
+    done = here("sweep", "--values", "0,1", "--model", "rcnn", *SMALL, "--eps", "0.1", "--out", "kept")
+    assert isinstance(done.exception, ModelError)
+    assert [point["value"] for point in json.loads((tmp_path / "kept" / "sweep.json").read_text())["points"]] == [0.0]
+    assert "WORST CASE" in done.stdout
 
 
 def test_a_png_has_the_size_that_is_said(here, tmp_path):
