@@ -120,6 +120,9 @@ PARTS_OF = {
     "cnn": {"recipe", "schedule"},
     "cnn-ls": {"recipe", "schedule"},
     "cnn-ls-noise": {"recipe", "schedule", "noise"},
+    "madry": {"recipe", "schedule", "adversary"},
+    "fast": {"recipe", "schedule", "adversary"},
+    "trades": {"recipe", "schedule", "adversary"},
     "rcnn": {"recipe", "schedule", "rbf", "em"},
     "rcnn+": {"recipe", "schedule", "noise", "rbf"},  # its filters are those of its source
 }
