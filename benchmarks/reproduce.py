@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/reproduce.py TABLE --dataset mnist [--limit 1000] [--work DIR]
 
-TABLE is 1 (linf attacks), 5-l1, 5-l2, 6 (certificates), 7 (noise against accuracy), or quick: tables 1 and 6 on the
-digits with short attacks, in minutes. Each model of a table is one command of rbfbench with a folder of its own under
+TABLE is 1 (linf attacks), 5-l1, 5-l2, 6 (certificates), 7 (noise against accuracy), or quick: short attacks on
+the digits, in minutes. Each model of a table is one command of rbfbench with a folder of its own under
 --work, so a run that was killed goes on with the same command. Writes benchmarks/results/table-TABLE-DATASET.json;
 benchmarks/results_page.py makes RESULTS.md of these files.
 """
@@ -64,6 +64,9 @@ def jobs(table: str, dataset: str, limit: int, draws: int) -> Iterator[Job]:
             attacks = tuple(word for name in TRADE_OFF_ROWS for word in ("--attack", name))
             words = ("attack", "--model", "rcnn+", *common, "--norm", "linf", "--eps", RADII[dataset]["linf"])
             yield Job(f"rcnn+ beta2={beta2}", (*words, "--beta2", beta2, *attacks))
+            if float(beta2):
+                adaptive = ("--attack", "pgd", "--gradient", "bpda-eot", "--objective", "mean-of-losses")
+                yield Job(f"rcnn+ adaptive, beta2={beta2}", (*words, "--beta2", beta2, *adaptive))
     else:
         norm, suite = ATTACKED[table]
         for model in there:

@@ -43,7 +43,7 @@ def score(found: dict[str, Any] | None) -> str:
 
 def beside(found: dict[str, Any] | None, paper: float | None) -> str:
     """Ours, and the paper's if there is one."""
-    return score(found) + (f" paper {paper:g}" if paper is not None else "")
+    return (score(found) + (f" paper {paper:g}" if paper is not None and found else "")).strip()
 
 
 def page(results: list[dict[str, Any]]) -> str:

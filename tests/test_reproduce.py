@@ -46,6 +46,16 @@ def test_numbers_of_the_paper_are_of_rows_that_run(table, dataset):
         assert all(value is None or 0 <= value <= 100 for value in by_model.values())
 
 
+@pytest.mark.parametrize("dataset", list(paper.TRADE_OFF))
+def test_numbers_of_the_trade_off_are_of_rows_that_run(dataset):
+    ran: dict[str, set[str]] = {}
+    for job in reproduce.jobs("7", dataset, 10, 1000):
+        rows = {row.id for row in rows_of(parsed(job.words)[1])} | {"clean"}
+        ran.setdefault(job.name.rpartition("=")[2], set()).update(rows)
+    for beta2, numbers in paper.TRADE_OFF[dataset].items():
+        assert set(numbers) <= ran[beta2]
+
+
 def test_the_page_shows_ours_and_theirs_and_leaves_empty_what_was_not_run():
     def found(k: int, n: int = 100) -> dict:
         return {"accuracy": k / n, "k": k, "n": n, "ci95": [0.1, 0.9]}

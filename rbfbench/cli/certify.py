@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from rbfbench.cli.documents import hand_over
 from rbfbench.cli.models import any_model, load, off_stdout, one_model, options_of
 from rbfbench.cli.options import (
     check_writable,
@@ -59,7 +59,10 @@ def certify(**given: Any) -> None:  # noqa: ANN401  (click passes the options de
     radii = _radii(given["radii"])
     check_writable("--json", given["json_path"])
     done = _run(given, radii)
-    _print(given, done)
+
+    from rbfbench.reporting.certificate_table import certificate_table
+
+    hand_over(done, given, "certify.json", lambda: certificate_table(done))
     if done.status == "started":
         from rbfbench.cli import INTERRUPTED
 
@@ -103,25 +106,3 @@ def _run(given: dict[str, Any], radii: tuple[float, ...]) -> Certification:
             folder=given["out"],
             progress=lambda done, total: line.update("draws", done, total),
         )
-
-
-def _print(given: dict[str, Any], done: Certification) -> None:
-    import msgspec
-
-    from rbfbench.results.atomic import write_atomic
-    from rbfbench.results.records import encode
-
-    text = msgspec.json.format(encode(done), indent=2) + b"\n"
-    if given["out"]:
-        write_atomic(given["out"] / "certify.json", text)
-    if given["json_path"] == "-":
-        sys.stdout.buffer.write(text)
-        sys.stdout.flush()
-        return
-    from rich.console import Console
-
-    from rbfbench.reporting.certificate_table import certificate_table
-
-    Console(highlight=False).print(certificate_table(done))
-    if given["json_path"]:
-        write_atomic(Path(given["json_path"]), text)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rbfbench.attacks import Row
+from rbfbench.cli.documents import hand_over
 from rbfbench.cli.models import load, off_stdout, options_of
 from rbfbench.cli.options import (
     check_writable,
@@ -164,27 +165,9 @@ def _show(line: ProgressLine, where: str, what: str, done: float, total: float) 
 
 
 def _print(given: dict[str, Any], done: Sweep) -> None:
-    import sys
+    from rbfbench.reporting.sweep_table import sweep_table
 
-    import msgspec
-
-    from rbfbench.results.atomic import write_atomic
-    from rbfbench.results.records import encode
-
-    text = msgspec.json.format(encode(done), indent=2) + b"\n"
-    if given["out"]:
-        write_atomic(given["out"] / "sweep.json", text)
-    if given["json_path"] == "-":
-        sys.stdout.buffer.write(text)
-        sys.stdout.flush()
-    else:
-        from rich.console import Console
-
-        from rbfbench.reporting.sweep_table import sweep_table
-
-        Console(highlight=False).print(sweep_table(done))
-        if given["json_path"]:
-            write_atomic(Path(given["json_path"]), text)
+    hand_over(done, given, "sweep.json", lambda: sweep_table(done))
     if given["figure"]:
         _draw(given, done)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
-from rbfbench.errors import ModelError, UsageError
+from rbfbench.errors import ModelError, RbfbenchError, UsageError, raised
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.evaluation.memory import choose_batch_size
 from rbfbench.evaluation.target import Target
@@ -27,7 +27,7 @@ from rbfbench.results.records import encode
 from rbfbench.results.store import cell_key
 
 CHUNK = 1000  # draws that share a key; fixed, so that a certificate does not depend on the batch size
-CEILINGS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # radii, in standard deviations of the noise, where none are named
+SHARES = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # radii, in standard deviations of the noise, where none are named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class CertifySpec:
                 )
         if not self.radii:
             ceiling = radius_of(self.n, self.n, sigma=self.sigma, alpha=self.alpha)
-            asked = tuple(share * self.sigma for share in CEILINGS if share * self.sigma <= ceiling)
+            asked = tuple(share * self.sigma for share in SHARES if share * self.sigma <= ceiling)
             object.__setattr__(self, "radii", asked)
 
 
@@ -106,7 +106,7 @@ def certify(
     began = time.monotonic()
     target.max_rows = batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
     digest = target.fingerprint(images)
-    store = _Store(folder, spec, digest)
+    store = _Store(folder, spec, digest, None if target.card["batch_invariant"] else target.max_rows)
     keys = Keys.of(images.ids, spec.seed).fold("certify")
     done: list[Certificate] = []
     each, status = spec.n0 + spec.n, "complete"
@@ -186,7 +186,7 @@ def counts(
         tell: Told how many draws are done.
 
     Raises:
-        ModelError: Answers that are not finite.
+        ModelError: It fails, or its answers are not finite.
     """
     view = target.views["none"]
     found = np.zeros(target.n_classes, np.int64)
@@ -197,7 +197,16 @@ def counts(
         own = chunk.fold("model").spread(size)
         for first in range(0, size, target.max_rows):
             part = slice(first, min(first + target.max_rows, size))
-            logits = view.forward(x + noise[part], own[part] if view.noisy else None)
+            try:
+                logits = view.forward(x + noise[part], own[part] if view.noisy else None)
+            except RbfbenchError:
+                raise
+            except Exception as error:  # whatever a foreign model raises, its user needs one line
+                raise ModelError(
+                    f"{target.name} cannot be certified",
+                    f"under noise it raised {raised(error)}",
+                    "noise leaves [0,1]: let the model clip, or lower --batch-size if memory ran out",
+                ) from error
             if not torch.isfinite(logits).all():
                 raise ModelError(
                     f"{target.name} cannot be certified",
@@ -212,12 +221,12 @@ def counts(
 class _Store:
     """One file an image, named after everything that decides its certificate."""
 
-    def __init__(self, folder: Path | None, spec: CertifySpec, digest: str) -> None:
+    def __init__(self, folder: Path | None, spec: CertifySpec, digest: str, batch: int | None) -> None:
         self.folder = folder and folder / "certificates"
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
         kept = ("sigma", "n0", "n", "alpha", "seed", "knobs", "loading")
-        self.decides = {"schema": 1, "model": digest} | {name: getattr(spec, name) for name in kept}
+        self.decides = {"schema": 1, "model": digest, "batch": batch} | {name: getattr(spec, name) for name in kept}
 
     def _path(self, image: str) -> Path | None:
         return self.folder and self.folder / f"{cell_key(self.decides | {'image': image})}.json"

@@ -43,6 +43,8 @@ class CommandModel:
     """
 
     def __init__(self, command: str, timeout: float) -> None:
+        if not command.strip():
+            raise LoadError("cannot start cmd:", "no command follows it", "write cmd:COMMAND")
         self.command, self.timeout = command, timeout
         self.asked = 0
         self._folder = tempfile.TemporaryDirectory(prefix="rbfbench-")

@@ -213,6 +213,9 @@ def read_baseline(path: Path) -> Baseline:
         raise LoadError(
             f"cannot read {path}", f"it is no baseline ({error})", "make one: rbfbench baseline save"
         ) from error
+    whole = len("".join(found.cells[WORST].right)) if WORST in found.cells else 0
+    if not 1 <= found.decisions < len(DIGITS) or not 1 <= found.n == whole:
+        raise LoadError(f"cannot use {path}", "it lacks the worst case of its images", "it was edited: save it again")
     for name, cell in found.cells.items():
         text = "".join(cell.right)
         wrong = not text or any(c not in DIGITS[: found.decisions + 1] for c in text)

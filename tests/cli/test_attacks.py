@@ -5,25 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from rbfbench.attacks import ATTACKS, AVERAGING, SUITES, load_suite
-from rbfbench.cli import cli
 from rbfbench.errors import ModelError, UsageError
 
 DIGITS = ("attack", "--dataset", "digits", "--device", "cpu", "--eps", "0.1", "--limit", "12")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """Run rbfbench in this process, in an empty folder and without full data sets."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RBFBENCH_DATA_ROOT", str(tmp_path / "no-data"))
-
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(cli, list(arguments))
-
-    return run
 
 
 def document(done: Result) -> dict:

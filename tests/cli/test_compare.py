@@ -5,24 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from rbfbench.cli import cli
 from rbfbench.errors import IncomparableError, LoadError, UsageError
 
 DIGITS = ("--dataset", "digits", "--device", "cpu", "--limit", "12", "--attack", "fgsm", "--attack", "noise")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """Run rbfbench in this process, in an empty folder and without full data sets."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RBFBENCH_DATA_ROOT", str(tmp_path / "no-data"))
-
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(cli, list(arguments))
-
-    return run
 
 
 @pytest.fixture

@@ -8,26 +8,12 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from rbfbench.cli import cli
 from rbfbench.errors import LoadError, ModelError, UsageError
 from rbfbench.results.store import read_samples
 
 SMALL = ("--dataset", "digits", "--device", "cpu", "--limit", "12", "--attack", "fgsm", "--attack", "noise")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """Run rbfbench in this process, in an empty folder and without full data sets."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RBFBENCH_DATA_ROOT", str(tmp_path / "no-data"))
-
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(cli, list(arguments))
-
-    return run
 
 
 def test_every_point_is_the_run_that_attack_makes(here):

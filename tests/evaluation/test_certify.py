@@ -160,6 +160,30 @@ def test_answers_that_are_not_finite_are_an_error():
         certify(target, images, spec())
 
 
+def test_a_model_that_fails_under_noise_gets_one_line():
+    images = two_classes(2)
+    model = HalfSpace(0.3)
+    target = inspect(model, "toy", images, CPU)
+
+    def strict(x: Tensor) -> Tensor:
+        if x.min() < 0:
+            raise ValueError("not an\nimage")
+        return model(x)
+
+    target.model = strict
+    with pytest.raises(ModelError, match="under noise it raised ValueError: not an image"):
+        certify(target, images, spec())
+
+
+def test_certificates_of_a_model_whose_noise_follows_the_batch_are_kept_apart(tmp_path):
+    images = two_classes(1)
+    target = inspect(lambda x: HalfSpace(0.3)(x) + torch.randn(len(x), 2), "toy", images, CPU)
+    assert not target.card["batch_invariant"]
+    for size in (7, 1000):
+        certify(target, images, spec(n=50), batch_size=size, folder=tmp_path)
+    assert len(list((tmp_path / "certificates").iterdir())) == 2
+
+
 @pytest.mark.parametrize("wrong", [{"sigma": 0.0}, {"n": 0}, {"n0": 0}, {"alpha": 0.5}, {"radii": (-1.0,)}])
 def test_numbers_without_meaning_are_refused(wrong):
     with pytest.raises(UsageError, match="certifies nothing"):

@@ -112,6 +112,8 @@ def test_a_command_that_fails_keeps_the_attacks_that_are_done(served, mode, word
 def test_a_command_that_never_works_is_an_error_before_the_run(served):
     for text, error, words in (
         ("cmd:no-such-program", LoadError, "cannot start"),
+        ("cmd:", LoadError, "no command follows it"),
+        ("cmd:'unbalanced", LoadError, "No closing quotation"),
         (f"cmd:{sys.executable} -c 1", ModelError, "exit code 0, after 0 answers"),
         (f"cmd:{command('text', 0)}", ModelError, "no npz file"),
     ):
@@ -166,20 +168,24 @@ def test_a_malformed_answer_is_no_gradient(served):
         inspect(fails_third, "m", rbfbench.load_data("digits").head(8), torch.device("cpu"))
 
 
-def test_settings_hold_when_the_suite_becomes_black_box(served):
+def test_options_of_other_rows_are_refused_when_the_suite_becomes_black_box(served):
     done = run(*ASKED, "--model", f"cmd:{command()}", "--set", "pgd.steps=3")
     assert isinstance(done.exception, UsageError)
-    assert "no attack of this run" in str(done.exception) or "unknown attack of this run" in str(done.exception)
+    assert "unknown attack of this run 'pgd'" in str(done.exception)
+    done = run(*ASKED, "--model", f"cmd:{command()}", "--eot-samples", "3")
+    assert isinstance(done.exception, UsageError)
+    assert "--eot-samples changes nothing" in str(done.exception)
 
 
 def test_comparing_with_a_command_takes_black_boxes_for_all(served):
-    few = ("--limit", "4", "--set", "square.queries=20", "--set", "spsa.steps=1", "--set", "transfer.steps=2")
-    asked = ("compare", *ASKED[1:5], "--device", "cpu", *few, "--suite", "black-box", "--format", "json")
-    models = ("--model", "cnn-ls", "--model", f"cmd:{command()}")
-    named = run(*asked, *models)
-    assert named.exit_code == 0, (named.output, named.exception)
-    lines = {line["name"]: line for line in json.loads(named.stdout)["lines"]}
+    asked = ("compare", *ASKED[1:5], "--device", "cpu", "--limit", "2", "--format", "json")
+    done = run(*asked, "--model", "cnn-ls", "--model", f"cmd:{command()}")
+    assert done.exit_code == 0, (done.output, done.exception)
+    document = json.loads(done.stdout)
+    assert document["suite"] == "black-box"
+    lines = {line["name"]: line for line in document["lines"]}
     assert all(lines["square"]["scores"])
+    assert "the suite is black-box for all" in done.stderr
 
 
 def test_a_slow_start_is_not_a_slow_answer(served):
