@@ -78,6 +78,23 @@ def test_a_row_is_estimated_from_its_own_looks() -> None:
     assert 0.046 <= clock.row(row("pgd", steps=20)) < 0.046 * 2
 
 
+def test_a_cold_start_is_not_taken_for_the_pace() -> None:
+    """The first timed look waits a tenth of a second, as when a library is loaded on use."""
+    data, cold = images(8), [False]
+
+    class Cold(Slow):
+        def forward(self, x: Tensor) -> Tensor:
+            if cold[0]:
+                cold[0] = False
+                time.sleep(0.1)
+            return super().forward(x)
+
+    target = inspect(Cold(), "toy", data, CPU)
+    cold[0] = True
+    assert Clock(target, data.batch(0, 8)[0], 1).decision < 0.1 / 8
+    assert not cold[0]
+
+
 def test_surrogates_are_asked_without_the_noise_of_the_target() -> None:
     data = images(4)
     target = inspect(noisy_rbfcnn(), "toy", data, CPU)
