@@ -4,6 +4,9 @@ from __future__ import annotations
 
 RADII = {"mnist": {"linf": "0.3", "l2": "2", "l1": "15"}, "cifar10": {"linf": "0.031", "l2": "1", "l1": "20"}}
 
+# Table IV: the bound of Table I, and one beyond it.
+BOUNDS = {"mnist": ("0.3", "0.35"), "cifar10": ("0.031", "0.05")}
+
 Numbers = dict[str, dict[str, float | None]]  # row of ours -> model -> accuracy
 
 
@@ -101,4 +104,46 @@ TRADE_OFF: dict[str, dict[str, Numbers]] = {
         "1.5": _rows(("rcnn+",), clean=(87.2,), pgd__static=(59.4,), cw__static=(44.3,), pgd__bpda_eot=(50.6,)),
         "1.75": _rows(("rcnn+",), clean=(85.1,), pgd__static=(60.0,), cw__static=(46.2,), pgd__bpda_eot=(49.8,)),
     },
+}
+
+# Table IV: data set -> model -> bound -> accuracy under the strongest attack (madry beyond its bound: under PGD alone).
+BEYOND_BOUND: dict[str, dict[str, dict[str, float]]] = {
+    "mnist": {
+        "madry": {"0.3": 88.6, "0.35": 42.9},
+        "rcnn": {"0.3": 39.4, "0.35": 10.5},
+        "rcnn+": {"0.3": 88.4, "0.35": 75.8},
+    },
+    "cifar10": {
+        "madry": {"0.031": 44.7, "0.05": 25.7},
+        "rcnn": {"0.031": 46.6, "0.05": 37.1},
+        "rcnn+": {"0.031": 46.2, "0.05": 34.7},
+    },
+}
+
+# Table III: data set -> defence -> (robust accuracy, strongest attack); those below are cited, not run here.
+STRONGEST: dict[str, dict[str, tuple[float, str]]] = {
+    "mnist": {
+        "cnn": (0, "PGD"),
+        "madry": (88.6, "DAA"),
+        "Schott et al., 2019": (78.0, "DeepFool"),
+        "rcnn": (39.4, "BPDA+EoT"),
+        "rcnn+": (88.4, "BPDA+EoT"),
+    },
+    "cifar10": {
+        "cnn": (0, "PGD"),
+        "madry": (44.7, "DAA"),
+        "Buckman et al., 2018": (30, "BPDA"),
+        "Ma et al., 2018": (5, "CW"),
+        "Dhillon et al., 2018": (0, "EoT"),
+        "Song et al., 2018": (9, "BPDA"),
+        "Moosavi-Dezfooli et al., 2019": (41.4, "PGD"),
+        "rcnn": (46.6, "CW"),
+        "rcnn+": (46.2, "CW"),
+    },
+}
+
+# Table II: data set -> model -> (epochs, seconds an epoch, seconds besides) on a GTX 1080 Ti.
+TRAINING: dict[str, dict[str, tuple[int, float, float]]] = {
+    "mnist": {"madry": (85, 112, 0), "rcnn": (100, 4, 600), "rcnn+": (100, 11, 900)},
+    "cifar10": {"madry": (205, 1200, 0), "rcnn": (600, 29, 2700), "rcnn+": (600, 51, 3600)},
 }

@@ -1,33 +1,74 @@
 """The paper's tables, run again.
 
-Usage: python benchmarks/reproduce.py TABLE --dataset mnist [--limit 1000] [--work DIR]
+Usage: python benchmarks/reproduce.py TABLE --dataset mnist [--scale small] [--limit 1000] [--work DIR]
 
-TABLE is 1 (linf attacks), 5-l1, 5-l2, 6 (certificates), 7 (noise against accuracy), or quick: short attacks on
-the digits, in minutes. Each model of a table is one command of rbfbench with a folder of its own under
---work, so a run that was killed goes on with the same command. Writes benchmarks/results/table-TABLE-DATASET.json;
-benchmarks/results_page.py makes RESULTS.md of these files.
+TABLE is one of
+
+  1                        attacks under linf
+  2                        what an epoch of training costs
+  3                        the worst case of each model, from the folders of tables 1 and beyond-linf
+  4                        within and beyond the bound
+  5-l1, 5-l2               attacks under l1 and l2
+  6                        certificates
+  7                        noise against accuracy
+  beyond-linf, -l2, -l1    what the paper did not try: margin losses through the noise, noise that is known, black boxes
+  union                    images that withstand all three norms, from the folders of the tables above
+  quick                    short attacks on the digits, in minutes
+
+Each model of a table is one command of rbfbench with a folder of its own under --work, so a run that was killed goes
+on with the same command. --scale small takes fewer images and steps where a row would take hours on two processor
+cores; the commands in the result files say which. With a GPU: --scale full -- --device cuda. Writes
+benchmarks/results/table-TABLE-DATASET.json; benchmarks/results_page.py makes RESULTS.md of these files.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from paper import CERTIFIED, RADII, TRADE_OFF
+from paper import BOUNDS, CERTIFIED, RADII, TRADE_OFF
 
 from rbfbench.defenses import shipped_path
+from rbfbench.results.intervals import score
+from rbfbench.results.records import Run, Sample
+from rbfbench.results.store import read_run, read_samples
+from rbfbench.results.summary import choose, enters_worst_case
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = ("cnn", "cnn-ls", "cnn-ls-noise", "madry", "rcnn", "rcnn+")
+RANDOM = ("rcnn", "rcnn+")
+BOUNDED = ("madry", *RANDOM)
+NORMS = ("linf", "l2", "l1")
 ATTACKED = {"1": ("linf", "paper-linf"), "5-l1": ("l1", "paper-l1"), "5-l2": ("l2", "paper-l2")}
+BEYOND = {f"beyond-{norm}": norm for norm in NORMS}
+BOTH = {norm: (table, f"beyond-{norm}") for table, (norm, _) in ATTACKED.items()}  # the tables of each norm
+COMPUTED = {"3": ("linf",), "union": NORMS}
 TRADE_OFF_ROWS = ("pgd", "cw")
+TIMED = ("cnn", "fast", "madry", "rcnn", "rcnn+")
 QUICK = ("--set", "pgd.steps=10", "--set", "pgd.restarts=1", "--set", "cw.steps=10", "--set", "cw.restarts=1")
+
+# What --scale small changes: rows that would take hours on two cores.
+_THROUGH_NOISE = (
+    *("--cap", "pgd/eot=100", "--cap", "pgd-margin/eot=100", "--cap", "apgd-dlr/eot=100"),
+    *("--cap", "square=20"),
+)
+SMALL: dict[str, tuple[str, ...]] = {
+    "1": (
+        *("--cap", "daa-blob=50", "--cap", "daa-dgf=50", "--cap", "pgd/bpda-eot=100"),
+        *("--cap", "spsa=20", "--set", "spsa.pairs=64"),
+    ),
+    "5-l1": ("--cap", "ead=50", "--set", "ead.steps=300", "--cap", "pgd/bpda-eot=100"),
+    "5-l2": ("--cap", "cw-l2=50", "--set", "cw-l2.steps=300", "--cap", "pgd/bpda-eot=100"),
+    **dict.fromkeys(BEYOND, _THROUGH_NOISE),
+}
 
 
 class Job(NamedTuple):
@@ -44,44 +85,134 @@ class Job(NamedTuple):
     document: str = "run.json"
 
 
-def jobs(table: str, dataset: str, limit: int, draws: int) -> Iterator[Job]:
+class Plan(NamedTuple):
+    """What the commands of a table share.
+
+    Attributes:
+        table: Its name.
+        dataset: Data set.
+        models: Those that are shipped for it.
+        limit: Images.
+        draws: Of a certificate.
+        scale: "full" or "small".
+    """
+
+    table: str
+    dataset: str
+    models: Sequence[str]
+    limit: int
+    draws: int
+    scale: str
+
+    def attack(self, model: str, norm: str, *words: str) -> tuple[str, ...]:
+        """An attack at the paper's radius."""
+        images = ("--dataset", self.dataset, "--limit", str(self.limit))
+        small = SMALL.get(self.table, ()) if self.scale == "small" else ()
+        return ("attack", "--model", model, *images, "--norm", norm, "--eps", RADII[self.dataset][norm], *words, *small)
+
+
+def jobs(table: str, dataset: str, limit: int, draws: int, scale: str = "full") -> Iterator[Job]:
     """The commands of a table; models that are not shipped for a data set have none."""
     there = [model for model in MODELS if shipped_path(model, dataset)]
-    common = ("--dataset", dataset, "--limit", str(limit))
-    if table == "quick":
-        for model in there:
-            attacks = ("--attack", "fgsm", "--attack", "pgd", "--attack", "cw", *QUICK)
-            yield Job(model, ("attack", "--model", model, *common, "--norm", "linf", "--eps", "0.15", *attacks))
-    elif table == "6":
-        for model in there:
-            sigmas = {sigma for sigma, _ in CERTIFIED[dataset].values()}  # each at the others' too
-            radii = ",".join(f"{radius:g}" for radius in CERTIFIED[dataset]["rcnn+"][1])
-            for sigma in sorted(sigmas):
-                how = ("--sigma", f"{sigma:g}", "--n", str(draws), "--radii", radii)
-                yield Job(f"{model} sigma={sigma:g}", ("certify", "--model", model, *common, *how), "certify.json")
-    elif table == "7":
-        for beta2 in TRADE_OFF[dataset]:
-            attacks = tuple(word for name in TRADE_OFF_ROWS for word in ("--attack", name))
-            words = ("attack", "--model", "rcnn+", *common, "--norm", "linf", "--eps", RADII[dataset]["linf"])
-            yield Job(f"rcnn+ beta2={beta2}", (*words, "--beta2", beta2, *attacks))
-            if float(beta2):
-                adaptive = ("--attack", "pgd", "--gradient", "bpda-eot", "--objective", "mean-of-losses")
-                yield Job(f"rcnn+ adaptive, beta2={beta2}", (*words, "--beta2", beta2, *adaptive))
-    else:
-        norm, suite = ATTACKED[table]
-        for model in there:
-            words = ("attack", "--model", model, *common, "--norm", norm, "--eps", RADII[dataset][norm])
-            yield Job(model, (*words, "--suite", suite, "--passes", "10"))
+    yield from COMMANDS[table](Plan(table, dataset, there, limit, draws, scale))
 
 
-def run(job: Job, folder: Path, extra: Sequence[str]) -> dict[str, Any]:
-    """The result of a command, which goes on where an earlier one was killed."""
+def attacked(plan: Plan) -> Iterator[Job]:
+    """Tables I and V."""
+    norm, suite = ATTACKED[plan.table]
+    for model in plan.models:
+        yield Job(model, plan.attack(model, norm, "--suite", suite, "--passes", "10"))
+
+
+def timed(plan: Plan) -> Iterator[Job]:
+    """Table II."""
+    for recipe in TIMED:
+        yield Job(recipe, ("train", recipe, "--dataset", plan.dataset, "--epochs", "1"), "weights.md")
+
+
+def bounds(plan: Plan) -> Iterator[Job]:
+    """Table IV."""
+    values = ",".join(BOUNDS[plan.dataset])
+    for model in [model for model in plan.models if model in BOUNDED]:
+        words = ("sweep", "--over", "eps", "--values", values, "--model", model, "--dataset", plan.dataset)
+        small = SMALL["beyond-linf"] if plan.scale == "small" else ()
+        rest = ("--limit", str(plan.limit), "--norm", "linf", "--suite", "adaptive", "--passes", "10", *small)
+        yield Job(model, (*words, *rest), "sweep.json")
+
+
+def certified(plan: Plan) -> Iterator[Job]:
+    """Table VI, each model at the noise of the others too."""
+    sigmas = {sigma for sigma, _ in CERTIFIED[plan.dataset].values()}
+    radii = ",".join(f"{radius:g}" for radius in CERTIFIED[plan.dataset]["rcnn+"][1])
+    for model in plan.models:
+        for sigma in sorted(sigmas):
+            images = ("--dataset", plan.dataset, "--limit", str(plan.limit))
+            how = ("--sigma", f"{sigma:g}", "--n", str(plan.draws), "--radii", radii)
+            yield Job(f"{model} sigma={sigma:g}", ("certify", "--model", model, *images, *how), "certify.json")
+
+
+def traded(plan: Plan) -> Iterator[Job]:
+    """Table VII."""
+    for beta2 in TRADE_OFF[plan.dataset]:
+        attacks = tuple(word for name in TRADE_OFF_ROWS for word in ("--attack", name))
+        yield Job(f"rcnn+ beta2={beta2}", plan.attack("rcnn+", "linf", "--beta2", beta2, *attacks))
+        if float(beta2):
+            adaptive = ("--attack", "pgd", "--gradient", "bpda-eot", "--objective", "mean-of-losses")
+            yield Job(f"rcnn+ adaptive, beta2={beta2}", plan.attack("rcnn+", "linf", "--beta2", beta2, *adaptive))
+
+
+def beyond(plan: Plan) -> Iterator[Job]:
+    """What the paper did not try, under one norm."""
+    norm = BEYOND[plan.table]
+    suite = ("--suite", "adaptive", "--passes", "10")
+    for model in plan.models:
+        yield Job(model, plan.attack(model, norm, *suite))
+    for model in [model for model in RANDOM if model in plan.models]:
+        yield Job(f"{model} with known noise", plan.attack(model, norm, "--noise-scope", "model", *suite))
+    if "rcnn+" in plan.models:
+        surrogate = ("--surrogate", f"benchmarks/smoothed.py:{plan.dataset}", "--include-transfer", "--passes", "10")
+        words = ("--attack", "transfer", "--set", "transfer.loss=margin", *surrogate)
+        yield Job("rcnn+ by its smoothed self", plan._replace(scale="full").attack("rcnn+", norm, *words))
+
+
+def quick(plan: Plan) -> Iterator[Job]:
+    """Minutes on the digits."""
+    images = ("--dataset", plan.dataset, "--limit", str(plan.limit))
+    attacks = ("--attack", "fgsm", "--attack", "pgd", "--attack", "cw", *QUICK)
+    for model in plan.models:
+        yield Job(model, ("attack", "--model", model, *images, "--norm", "linf", "--eps", "0.15", *attacks))
+
+
+COMMANDS: dict[str, Callable[[Plan], Iterator[Job]]] = {
+    **dict.fromkeys(ATTACKED, attacked),
+    **dict.fromkeys(BEYOND, beyond),
+    "2": timed,
+    "4": bounds,
+    "6": certified,
+    "7": traded,
+    "quick": quick,
+}
+
+
+def run(job: Job, folder: Path, extra: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The columns of a command, which goes on where an earlier one was killed."""
     out = folder / job.name.replace(" ", "_")
-    words = [*job.words, *extra, "--out", str(out)]
     began = time.monotonic()
+    if job.words[0] == "train":
+        out.mkdir(parents=True, exist_ok=True)
+        where = ("--out", str(out / "weights.safetensors"))
+    else:
+        where = ("--out", str(out))
+    words = [*job.words, *extra, *where]
     subprocess.run([sys.executable, "-c", "from rbfbench.cli import main; main()", *words], check=True)  # noqa: S603
-    document = json.loads((out / job.document).read_text(encoding="utf-8"))
-    return brief(document) | {"command": " ".join(["rbfbench", *job.words]), "wall_s": time.monotonic() - began}
+    command = {"command": " ".join(["rbfbench", *job.words, *extra]), "wall_s": time.monotonic() - began}
+    document = (out / job.document).read_text(encoding="utf-8")
+    if job.words[0] == "train":
+        return {job.name: trained(document) | command}
+    made = json.loads(document)
+    if job.words[0] == "sweep":
+        return {f"{job.name} eps={point['text']}": brief(point["run"]) | command for point in made["points"]}
+    return {job.name: brief(made) | command}
 
 
 def brief(document: dict[str, Any]) -> dict[str, Any]:
@@ -103,11 +234,78 @@ def brief(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+CARD = re.compile(
+    r"Last epoch: .*held-out accuracy (?P<held_out>[\d.]+) .*?\n(?P<epochs>\d+) epochs in (?P<minutes>[\d.]+) "
+    r"minutes on (?P<device>.*?), (?P<threads>\d+) threads, torch (?P<torch>\S+)\.$",
+    re.MULTILINE,
+)
+
+
+def trained(card: str) -> dict[str, Any]:
+    """What a card says of its training: seconds an epoch, held-out accuracy, and where."""
+    found = CARD.search(card)
+    if found is None:
+        raise SystemExit("the card of a training does not say how long it took: has its text changed?")
+    return {
+        "epoch_s": 60 * float(found["minutes"]) / int(found["epochs"]),
+        "held_out": float(found["held_out"]),
+        "environment": {"device": found["device"], "threads": int(found["threads"]), "torch": found["torch"]},
+    }
+
+
+def together(norms: Sequence[str], dataset: str, work: Path, limit: int) -> dict[str, dict[str, Any]]:
+    """Of each model: accuracy when every image meets the strongest of all attacks that ran, over tables and norms.
+
+    Images are those that an uncapped row of each norm holds. The choice looks at selection draws only, and the chosen
+    candidate is scored on fresh ones, as in the worst case of one run.
+    """
+    columns = {}
+    for model in MODELS:
+        found = {norm: _runs(model, BOTH[norm], dataset, work, limit) for norm in norms}
+        if not all(found.values()):
+            continue
+        runs = [pair for of_norm in found.values() for pair in of_norm]
+        random = runs[0][0].null_attack is not None
+        chosen = choose((samples for _, samples in runs), stochastic=random)
+        if len(chosen) != runs[0][0].clean.n:
+            raise SystemExit(f"the runs of {model} are on different images: run them with the same --limit")
+        strongest = min(((row.accuracy, row.id, row.norm) for run, _ in runs for row in _attacks(run)))
+        total = score(fsum(sample.correct for sample in chosen.values()), len(chosen))
+        columns[model] = {
+            "accuracy": total.accuracy,
+            "k": total.k,
+            "n": total.n,
+            "ci95": list(total.ci95),
+            "strongest": {"row": strongest[1], "norm": strongest[2], "accuracy": strongest[0]},
+            "attacks": sum(len(_attacks(run)) for run, _ in runs),
+            "model_digest": runs[0][0].model_digest,
+        }
+    return columns
+
+
+def _attacks(run: Run) -> list[Any]:
+    return [row for row in run.attacks if enters_worst_case(row)]
+
+
+def _runs(model: str, tables: Sequence[str], dataset: str, work: Path, limit: int) -> list[tuple[Run, list[Sample]]]:
+    """The finished runs of a model with the samples of its attacks; none unless all tables are there."""
+    folders = [work / f"{table}-{dataset}-{limit}" / model for table in tables]
+    if not all((folder / "run.json").is_file() for folder in folders):
+        return []
+    found = []
+    for folder in folders:
+        done = read_run(folder)
+        entering = {row.id for row in _attacks(done)}
+        found.append((done, [sample for sample in read_samples(folder) if sample.attack in entering]))
+    return found
+
+
 def main() -> None:
     """Run a table and write its file after every command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=[*ATTACKED, "6", "7", "quick"])
+    parser.add_argument("table", choices=[*COMMANDS, *COMPUTED])
     parser.add_argument("--dataset", choices=["mnist", "cifar10"], default="mnist")
+    parser.add_argument("--scale", choices=["full", "small"], default="full")
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=50_000, help="of a certificate")
     parser.add_argument("--work", type=Path, default=Path("~/.cache/rbfbench/tables").expanduser())
@@ -117,11 +315,19 @@ def main() -> None:
     dataset = "digits" if given.table == "quick" else given.dataset
     target = given.results / f"table-{given.table}-{dataset}.json"
     results: dict[str, Any] = {"table": given.table, "dataset": dataset, "columns": {}}
-    for job in jobs(given.table, dataset, given.limit, given.draws):
+    if given.table in COMPUTED:
+        results["columns"] = together(COMPUTED[given.table], dataset, given.work, given.limit)
+        write(target, results)
+    for job in () if given.table in COMPUTED else jobs(given.table, dataset, given.limit, given.draws, given.scale):
         folder = given.work / f"{given.table}-{dataset}-{given.limit}"
-        results["columns"][job.name] = run(job, folder, given.extra)
-        target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(f"{job.name}: {results['columns'][job.name]['wall_s']:.0f} s", flush=True)
+        results["columns"] |= run(job, folder, given.extra)
+        write(target, results)
+        print(f"{job.name}: {results['columns'][list(results['columns'])[-1]]['wall_s']:.0f} s", flush=True)
+
+
+def write(target: Path, results: dict[str, Any]) -> None:
+    """Keep what is there so far."""
+    target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,13 @@ def question_options(command: F) -> F:
             metavar="ATTACK.NAME=VALUE",
             help="Change a parameter, as pgd.steps=100.",
         ),
+        click.option(
+            "--cap",
+            "caps",
+            multiple=True,
+            metavar="ATTACK=N",
+            help="Take only the first N images for a costly attack or row, as spsa=20 or pgd/eot=100.",
+        ),
         click.option("--gradient", default=None, help=f"View for --attack: {', '.join(GRADIENTS)}.  [default: static]"),
         click.option("--eot-samples", type=click.IntRange(1), default=None, help="Draws averaged in eot rows."),
         click.option(
@@ -131,6 +138,8 @@ def rows_of(given: dict[str, Any]) -> list[Row]:
     ]
     for setting in given["settings"]:
         rows = _changed(rows, setting)
+    for cap in given["caps"]:
+        rows = _capped(rows, cap)
     return rows
 
 
@@ -174,6 +183,17 @@ def _changed(rows: list[Row], setting: str) -> list[Row]:
         )
     parsed = parameters[name].parse(f"{attack}.{name}", value)
     return [replace(row, parameters=row.parameters | {name: parsed}) if row in chosen else row for row in rows]
+
+
+def _capped(rows: list[Row], cap: str) -> list[Row]:
+    """Rows with one ATTACK=N applied; ATTACK is an attack, or the name of a row with or without its view."""
+    name, _, number = cap.partition("=")
+    if not (number.isascii() and number.isdigit() and int(number) > 0):
+        raise UsageError(f"--cap {cap} cannot be read", "it is not ATTACK=N with N above 0", "write spsa=20")
+    chosen = [row for row in rows if name in (row.attack, row.id, row.id.partition("/")[0])]
+    if not chosen:
+        raise unknown_name("attack of this run", name, {row.id for row in rows})
+    return [replace(row, limit=int(number)) if row in chosen else row for row in rows]
 
 
 def eps_text_of(given: dict[str, Any]) -> str:
@@ -232,7 +252,7 @@ def spec_of(
     if not (target.differentiable or given["attacks"] or given["suite"]):
         click.echo(f"note: no gradient reaches the input of {given['model']}: the suite is black-box", err=True)
         suite, rows = "black-box", rows_of(given | {"suite": "black-box"})
-    frozen = not (given["settings"] or given["eot_samples"] or given["objective"])
+    frozen = not (given["settings"] or given["caps"] or given["eot_samples"] or given["objective"])
     return RunSpec(
         model=given["model"],
         dataset=images.name,

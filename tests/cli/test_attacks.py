@@ -73,6 +73,10 @@ def test_the_default_surrogate_is_the_undefended_net_and_its_likeness_is_told(he
         (("--attack", "apgd-t", "--set", "apgd-t.targets=0"), UsageError, "at least 1"),
         (("--attack", "pgd", "--gradient", "eot", "--model", "cnn"), ModelError, "none of the attacks"),
         (("--suite", "autoattack-rand", "--model", "cnn"), ModelError, "none of the attacks"),
+        (("--cap", "fgsm"), UsageError, "not ATTACK=N"),
+        (("--cap", "fgsm=0"), UsageError, "N above 0"),
+        (("--cap", "fgsm=two"), UsageError, "N above 0"),
+        (("--cap", "spsa=5"), UsageError, "attack of this run"),
         (("--suite", "autoatack"), UsageError, "did you mean 'autoattack"),
     ],
 )
@@ -80,6 +84,22 @@ def test_what_cannot_be_is_told_and_never_another_attack(here, arguments, error,
     done = here(*DIGITS, *arguments)
     assert isinstance(done.exception, error)
     assert words in str(done.exception)
+
+
+def test_a_cap_takes_the_first_images_for_one_row_and_is_told(here):
+    capped = ("--model", "cnn", "--suite", "quick", "--cap", "pgd-margin/static=5", "--cap", "fgsm=7", "--json", "-")
+    run = document(here(*DIGITS, *capped))
+    assert {row["id"]: row["n"] for row in run["attacks"]} == {
+        "fgsm/static": 7,
+        "pgd/static": 12,
+        "pgd-margin/static": 5,
+        "mi-fgsm/static": 12,
+    }
+    assert run["worst_case"]["n"] == 12
+    assert run["spec"]["suite"] == "quick (changed)"
+    alone = document(here(*DIGITS, "--model", "cnn", "--attack", "fgsm", "--cap", "fgsm=7", "--json", "-"))
+    assert alone["worst_case"]["n"] == alone["attacks"][0]["n"] == 7
+    assert alone["attacks"][0]["k"] == run["attacks"][0]["k"]
 
 
 def test_more_targets_than_classes_is_a_stated_no_op(here):

@@ -15,6 +15,7 @@ SUITES: dict[str, str] = {
     "paper-linf": "Table I of the RBF-CNN paper: static, adaptive and black-box attacks",
     "paper-l1": "the l1 half of its Table V",
     "paper-l2": "the l2 half of its Table V",
+    "adaptive": "what the paper did not try on a random model: margin losses through the noise",
     "autoattack": "AutoAttack standard; add --worst-case to attack survivors only, as its authors do",
     "autoattack-plus": "AutoAttack plus",
     "autoattack-rand": "AutoAttack rand, for random models, scored on fresh draws",
