@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from rbfbench.cli import cli
-from rbfbench.cli.check import command_of
+from rbfbench.cli.again import command_of
 from rbfbench.errors import IncomparableError, IncompleteError, LoadError, UsageError
 from rbfbench.results.gate import ASKED, WORST, Baseline, BaselineCell, judge, read_baseline, visible
 from rbfbench.results.paired import mcnemar
@@ -292,6 +292,8 @@ def test_the_command_that_is_printed_makes_the_same_run(here, runs):
         ),
         ("--model", "rcnn", "--suite", "quick", "--eot-samples", "2", "--objective", "mean-of-losses", "--no-clip"),
         ("--model", "rcnn", "--suite", "quick", "--seed", "3", "--passes", "2"),
+        ("--model", "cnn", "--suite", "quick", "--cap", "pgd-margin/static=2"),
+        ("--model", "cnn", "--attack", "fgsm", "--cap", "fgsm=2"),
     ],
 )
 def test_commands_repeat_whatever_was_asked(arguments):

@@ -21,6 +21,7 @@ COMMANDS = {
     "data": "rbfbench.cli.data:data",
     "figure": "rbfbench.cli.figure:figure",
     "ls": "rbfbench.cli.ls:ls",
+    "report": "rbfbench.cli.report:report",
     "sweep": "rbfbench.cli.sweep:sweep",
     "train": "rbfbench.cli.train:train",
 }

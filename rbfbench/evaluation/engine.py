@@ -109,7 +109,7 @@ def evaluate(
         for row in job.rows:
             cell = job.stored(folder, row)
             if cell is None:
-                examples = Examples(folder.path if folder else None, row.id, save_examples)
+                examples = Examples(folder.path if folder else None, row.id, images.classes, save_examples)
                 key = job.key(row)
                 cell = job.attack(row, examples)
                 examples.write()
@@ -427,7 +427,7 @@ class _Job:
             self.crashes += [crash] if crash not in self.crashes else []
             return [self.clean.unknown(row.id, i) for i in where.tolist()]
         self.meter.tick(len(where) * verdict_work(target, self.passes))
-        examples.add(where, x_adv)
+        examples.add(where, x, x_adv, y, verdict)
         self.flat += int(((oracle.counts.looks > 0) & (oracle.counts.flat == oracle.counts.looks)).sum())
         return self.clean.judged(row.id, where, y, verdict, counts=oracle.counts, distance=distance)
 

@@ -1,14 +1,23 @@
-"""Adversarial examples kept beside the results: `examples/ROW.npz` with x_adv and the positions of the images."""
+"""Adversarial examples kept beside the results: `examples/ROW.npz`.
+
+Arrays of the file, k images each: x and x_adv (k, C, H, W), position in the run, label, prediction (the answer to
+x_adv by the first fresh decision, -1 where there is no verified one), correct (mean correctness over the decisions);
+and the names of the classes.
+"""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from rbfbench.evaluation.verify import Verdict
 from rbfbench.results.atomic import write_atomic
+from rbfbench.results.store import example_file
 
 
 class Examples:
@@ -17,24 +26,28 @@ class Examples:
     Args:
         folder: Run folder, or None to keep nothing.
         row: Id of the row.
+        classes: Names of the classes.
         most: How many to keep; None keeps all.
     """
 
-    def __init__(self, folder: Path | None, row: str, most: int | None) -> None:
-        self.path = folder and folder / "examples" / f"{row.replace('/', '-').replace(':', '-')}.npz"
+    def __init__(self, folder: Path | None, row: str, classes: Sequence[str], most: int | None) -> None:
+        self.path = folder and example_file(folder, row)
+        self.classes = classes
         self.most = most
-        self.positions: list[np.ndarray] = []
-        self.images: list[np.ndarray] = []
+        self.parts: list[dict[str, np.ndarray]] = []
         self.kept = 0
 
-    def add(self, where: np.ndarray, x_adv: Tensor) -> None:
-        """Keep candidates (k, C, H, W) of the images at positions `where`, as far as there is room."""
+    def add(self, where: np.ndarray, x: Tensor, x_adv: Tensor, y: Tensor, verdict: Verdict) -> None:
+        """Keep candidates (k, C, H, W) for the images x at positions `where`, as far as there is room."""
         if self.path is None:
             return
         room = len(where) if self.most is None else min(len(where), self.most - self.kept)
         if room > 0:
-            self.positions.append(where[:room])
-            self.images.append(x_adv[:room].cpu().numpy())
+            known = verdict.valid & verdict.answered
+            prediction = verdict.prediction.where(known, torch.full_like(verdict.prediction, -1))
+            columns = {"x": x, "x_adv": x_adv, "label": y, "prediction": prediction, "correct": verdict.correct}
+            part = {name: column[:room].cpu().numpy() for name, column in columns.items()}
+            self.parts.append(part | {"position": where[:room]})
             self.kept += room
 
     def write(self) -> None:
@@ -43,5 +56,7 @@ class Examples:
             return
         self.path.parent.mkdir(exist_ok=True)
         buffer = io.BytesIO()
-        np.savez(buffer, x_adv=np.concatenate(self.images), position=np.concatenate(self.positions))
+        arrays = {name: np.concatenate([part[name] for part in self.parts]) for name in self.parts[0]}
+        # The types fear an array called allow_pickle.
+        np.savez_compressed(buffer, **arrays, classes=np.array(self.classes))  # type: ignore[arg-type]
         write_atomic(self.path, buffer.getvalue())

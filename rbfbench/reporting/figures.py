@@ -113,16 +113,20 @@ def write_figure(figure: Figure, path: Path) -> tuple[int, int]:
     Raises:
         LoadError: It cannot be written.
     """
+    write_atomic(path, drawn(figure, path.suffix.lower().removeprefix(".")))
+    width, height = figure.get_size_inches()
+    return int(width * DPI + 1e-6), int(height * DPI + 1e-6)  # matplotlib cuts off what is left of a pixel
+
+
+def drawn(figure: Figure, kind: str) -> bytes:
+    """A picture as "png" or "svg", the same bytes for the same figure."""
     from matplotlib import rc_context
 
-    kind = path.suffix.lower().removeprefix(".")
     buffer = io.BytesIO()
     # Text stays text in SVG: it can be searched, and read aloud.
     with rc_context({"svg.hashsalt": "rbfbench", "svg.fonttype": "none"}):
         figure.savefig(buffer, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
-    write_atomic(path, buffer.getvalue())
-    width, height = figure.get_size_inches()
-    return int(width * DPI + 1e-6), int(height * DPI + 1e-6)  # matplotlib cuts off what is left of a pixel
+    return buffer.getvalue()
 
 
 def image_grid(rows: Sequence[GridRow], columns: Sequence[str], caption: str) -> Figure:

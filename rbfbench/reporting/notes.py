@@ -29,6 +29,24 @@ KINDS = {
     "black-box": "black-box sees its answers only",
     "transfer": "transfer attacks another model",
 }
+# What each check asks, for people who do not know its code.
+QUESTIONS = {
+    "attack-crashed": "Did an attack crash on some images?",
+    "black-box-stronger": "Do attacks without gradients break more than those with them? Then gradients are masked.",
+    "budgets-do-not-nest": "Does accuracy rise with the radius? Then an attack is too weak.",
+    "clean-at-chance": "Is the model no better than guessing on unattacked images?",
+    "degenerate-filters": "Are there RBF filters almost without variance, around which the model jumps?",
+    "few-classes": "Are there too few classes for an attack to be what its name says?",
+    "large-radius": "Is the radius so large that every image can be made grey?",
+    "lost-in-8-bit": "Does rounding to the 256 levels of an image file undo attacks?",
+    "moved-nothing": "Did an attack change no image at all?",
+    "noise-not-attacked": "Is the model random, and did no attack average over its noise?",
+    "probabilities": "Does the model return probabilities, which flatten the loss?",
+    "rows-left-out": "Did attacks of the suite not run?",
+    "single-step-stronger": "Does one step break more than many? Then gradients mislead.",
+    "surrogate-is-target": "Was a transfer attack made on the model itself?",
+    "zero-gradient": "Did images give an attack no gradient at all?",
+}
 ALWAYS_SHOWN = ("beta1", "beta2", "m")  # of a defence's constants; the others where they were changed
 ROOM_TO_GROW = 10  # suggested are this many times the images, which narrows intervals about threefold
 
@@ -83,12 +101,13 @@ def notes(run: Run) -> Table:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column()
-    for term, text in _explain(run):
+    for term, text in explain(run):
         grid.add_row(Text(term), Text(text))
     return grid
 
 
-def _explain(run: Run) -> Iterator[tuple[str, str]]:
+def explain(run: Run) -> Iterator[tuple[str, str]]:
+    """(term, meaning) of the same notes."""
     images = plural(run.clean.n, "image")
     yield "accuracy", f"Share of the {images} still classified correctly; one wrong without any attack is never robust."
     yield (

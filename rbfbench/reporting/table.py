@@ -41,8 +41,8 @@ class _AttackTable:
 
 
 @dataclass(frozen=True)
-class _Line:
-    """A row of the table: a score, and the attack behind it if there is one."""
+class Line:
+    """A row of the table: a score, the attack behind it if there is one, and the style of its text."""
 
     label: str
     score: Score
@@ -53,7 +53,7 @@ class _Line:
 @dataclass(frozen=True)
 class _Column:
     title: str
-    cell: Callable[[_Line], str]
+    cell: Callable[[Line], str]
     justify: Literal["left", "right"] = "right"
 
 
@@ -64,7 +64,7 @@ def _table(run: Run, options: ConsoleOptions) -> Table:
     for position, column in enumerate(columns):
         # Only a long name may break, numbers stay whole.
         table.add_column(column.title, justify=column.justify, vertical="bottom", no_wrap=position > 0, overflow="fold")
-    for section in _sections(run):
+    for section in sections(run):
         for line in section:
             table.add_row(*(Text(column.cell(line)) for column in columns), style=line.style)
         table.add_section()
@@ -91,23 +91,23 @@ def _columns(run: Run, options: ConsoleOptions) -> list[_Column]:
     return [column for column in columns if column is not None]
 
 
-def _sections(run: Run) -> list[list[_Line]]:
+def sections(run: Run) -> list[list[Line]]:
     """Clean, the attacks, what they leave together, and what stands beside them as a control."""
     transfer = bool(run.spec.get("include_transfer"))
     attacks = [row for row in run.attacks if enters_worst_case(row, include_transfer=transfer)]
     others = [row for row in run.attacks if row not in attacks]
-    controls = [_Line(row.id, row, row, "dim") for row in others]
+    controls = [Line(row.id, row, row, "dim") for row in others]
     if run.null_attack:
-        controls.insert(0, _Line("null control", run.null_attack, style="dim"))
+        controls.insert(0, Line("null control", run.null_attack, style="dim"))
     return [
-        [_Line("clean", run.clean, style="green")],
-        [_Line(row.id, row, row) for row in attacks],
-        [_Line("WORST CASE", run.worst_case, style="bold red")] if run.worst_case else [],
+        [Line("clean", run.clean, style="green")],
+        [Line(row.id, row, row) for row in attacks],
+        [Line("WORST CASE", run.worst_case, style="bold red")] if run.worst_case else [],
         controls,
     ]
 
 
-def _of_attack(text: Callable[[AttackRow], str]) -> Callable[[_Line], str]:
+def _of_attack(text: Callable[[AttackRow], str]) -> Callable[[Line], str]:
     return lambda line: text(line.attack) if line.attack else ""
 
 

@@ -10,13 +10,15 @@ import sys
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from rbfbench.errors import IncompleteError, LoadError
 from rbfbench.results.atomic import remove, write_atomic
-from rbfbench.results.records import Cell, Run, Sample, encode, encode_run
+from rbfbench.results.records import Cell, Record, Run, Sample, encode, encode_run
+
+D = TypeVar("D", bound=Record)
 
 RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl.gz"
@@ -122,6 +124,11 @@ class RunFolder:
         write_atomic(self.path / RUN_FILE, document)
 
 
+def example_file(folder: Path, row: str) -> Path:
+    """Where a run folder keeps the adversarial examples of a row."""
+    return folder / "examples" / f"{row.replace('/', '-').replace(':', '-')}.npz"
+
+
 def read_run(path: Path) -> Run:
     """The document of a run.
 
@@ -143,7 +150,20 @@ def read_run(path: Path) -> Run:
         raise LoadError(f"cannot read {path}", "there is no run here", "give the folder of a run") from error
     except OSError as error:
         raise LoadError(f"cannot read {file}", _reason(error), "give the folder of a run") from error
-    return _decode_run(file, data)
+    return _decode(file, data, Run)
+
+
+def read_document(file: Path, kind: type[D]) -> D:
+    """A sweep.json or certify.json.
+
+    Raises:
+        LoadError: Missing or damaged, or from a newer rbfbench.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise LoadError(f"cannot read {file}", _reason(error), _RESUME) from error
+    return _decode(file, data, kind)
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -170,13 +190,13 @@ class _Version(msgspec.Struct):
     schema_version: int
 
 
-def _decode_run(file: Path, data: bytes) -> Run:
+def _decode(file: Path, data: bytes, kind: type[D]) -> D:
     try:
         version = msgspec.json.decode(data, type=_Version).schema_version
         if version > SCHEMA_VERSION:
             why = f"it has schema version {version} and this rbfbench knows {SCHEMA_VERSION}"
             raise LoadError(f"cannot read {file}", why, "install a newer rbfbench")
-        return msgspec.json.decode(data, type=Run)
+        return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LoadError(f"cannot read {file}", f"it is damaged or no run: {_reason(error)}", _RESUME) from error
 

@@ -264,8 +264,14 @@ def test_examples_are_kept_and_are_what_was_verified(tmp_path):
     outcome = evaluate(target, data, spec([row("pgd", steps=4)], data), folder=folder, save_examples=7)
     with np.load(tmp_path / "run" / "examples" / "pgd-static.npz") as file:
         x_adv, position = torch.from_numpy(file["x_adv"]), file["position"]
+        kept = {name: file[name] for name in ("x", "label", "prediction", "correct", "classes")}
     assert len(x_adv) == 7
     x, y = data.batch(0, len(data))
+    assert np.array_equal(kept["x"], x[position])
+    assert np.array_equal(kept["label"], y[position])
+    assert kept["prediction"].tolist() == [outcome.samples[i].adversarial_prediction for i in position]
+    assert kept["correct"].tolist() == [outcome.samples[i].correct for i in position]
+    assert tuple(kept["classes"]) == data.classes
     wrong = (Brightness()(x_adv).argmax(1) != y[position]).tolist()
     assert wrong == [outcome.samples[i].correct == 0 for i in position]
     assert (x_adv - x[position]).abs().max() <= 0.3 * (1 + 1e-5) + 1e-6

@@ -1,0 +1,211 @@
+"""What a report holds, and its spellings as Markdown, CSV and LaTeX; `page.py` makes the HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbfbench.reporting.compare_table import cells as compared_cells
+from rbfbench.reporting.compare_table import reading
+from rbfbench.reporting.grid import Grid
+from rbfbench.reporting.notes import caption, explain, warnings
+from rbfbench.reporting.sweep_table import lines_of
+from rbfbench.reporting.table import Line, sections
+from rbfbench.reporting.words import count, duration, interval, percent, plural
+from rbfbench.results.certificates import Certification
+from rbfbench.results.comparison import Comparison
+from rbfbench.results.records import AttackRow, Run, Score
+from rbfbench.results.sweep import Sweep, SweepPoint
+
+OF_ATTACK = ("decisions", "accuracy_8bit", "wrong_any", "invalid", "unknown", "forwards", "backwards", "wall_s")
+COLUMNS = (
+    *("model", "dataset", "norm", "eps", "row", "kind", "accuracy", "ci95_low", "ci95_high", "k", "n"),
+    *OF_ATTACK,
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run.
+
+    Attributes:
+        run: Its document.
+        command: What makes it again.
+        folder: Where its adversarial examples are; None where there is only a run.json.
+    """
+
+    run: Run
+    command: str
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that one report shows.
+
+    Attributes:
+        entries: Runs.
+        sweeps: Sweeps, with those that the runs make together (`sweeps_of`).
+        certifications: Certificates.
+        comparison: Of the runs, if they can be compared.
+    """
+
+    entries: Sequence[Entry]
+    sweeps: Sequence[Sweep]
+    certifications: Sequence[Certification]
+    comparison: Comparison | None
+
+
+def sweeps_of(runs: Sequence[Run]) -> list[Sweep]:
+    """Runs of one model and suite on the same images under one norm, at several radii: accuracy over eps."""
+    groups: dict[tuple[object, ...], dict[float, Run]] = {}
+    for run in runs:
+        spec = run.spec
+        # Constants of a defence tell its variants apart; a fingerprint would differ between radii for no reason.
+        key = (run.model_digest, run.data_digest, spec["norm"], spec.get("suite"), str(spec.get("knobs")))
+        groups.setdefault(key, {})[float(spec["eps"])] = run
+    return [
+        Sweep(
+            over="eps",
+            points=[SweepPoint(value=eps, text=run.spec["eps_text"], run=run) for eps, run in sorted(group.items())],
+            checks=[],
+        )
+        for group in groups.values()
+        if len(group) > 1
+    ]
+
+
+def headline(run: Run) -> str:
+    """The result in one sentence."""
+    clean = f"Without attack {percent(run.clean.accuracy)}% of {plural(run.clean.n, 'image')} are right"
+    if run.worst_case is None:
+        return f"{clean}; nothing attacked the model itself."
+    return (
+        f"{clean}; {percent(run.worst_case.accuracy)}% (95% interval {interval(run.worst_case)}) when each image meets "
+        f"the strongest of {plural(len(run.attacks), 'attack')}."
+    )
+
+
+def run_grid(run: Run) -> Grid:
+    """The table of one run."""
+    rows, rules = list[list[str]](), set[int]()
+    for section in sections(run):
+        rules.add(len(rows))
+        rows += [_cells(line) for line in section]
+    head = ["attack", "kind", "accuracy", "95% interval", "k/n", "8-bit", "passes", "time"]
+    return Grid(head, rows, frozenset(rules - {0, len(rows)}))
+
+
+def _cells(line: Line) -> list[str]:
+    score, row = line.score, line.attack
+    measured = [percent(score.accuracy), interval(score), f"{count(score.k)}/{score.n}"]
+    if row is None:
+        return [line.label, "", *measured, "", "", ""]
+    passes = f"{row.forwards:.0f}+{row.backwards:.0f}"
+    return [line.label, row.category, *measured, percent(row.accuracy_8bit), passes, duration(row.wall_s)]
+
+
+def sweep_grid(sweep: Sweep) -> Grid:
+    """Accuracies of a sweep, a column a value; those of clean and worst case with their intervals."""
+
+    def cells(name: str) -> Iterator[str]:
+        for score in lines_of(sweep.points)[name]:
+            text = "" if score is None else percent(score.accuracy)
+            yield f"{text} ({interval(score)})" if score and name in ("clean", "WORST CASE") else text
+
+    rows = [[name, *cells(name)] for name in lines_of(sweep.points)]
+    return Grid([sweep.over, *(point.text for point in sweep.points)], rows)
+
+
+def certificate_grid(done: Certification) -> Grid:
+    """Certified accuracy by radius, the ceiling told in each row that lies above it."""
+    rows = [
+        [
+            f"{row.radius:g}",
+            percent(row.accuracy),
+            interval(row),
+            f"{count(row.k)}/{row.n}",
+            "above the ceiling" if row.radius > done.ceiling else "",
+        ]
+        for row in done.certified
+    ]
+    return Grid(["l2 radius", "certified", "95% interval", "k/n", ""], rows)
+
+
+def certificate_caption(done: Certification) -> str:
+    """Model, noise, images, draws and the radius that no model could pass."""
+    spec = done.spec
+    return (
+        f"{done.model['name']} on {spec['dataset']}, smoothed with sigma {spec['sigma']:g}, "
+        f"{plural(len(done.certificates), 'image')}, {spec['n']:,} draws, alpha {spec['alpha']:g}; "
+        f"no radius above {done.ceiling:.3g} can be certified with so many draws, {done.abstained} abstained"
+    )
+
+
+def sweep_caption(sweep: Sweep) -> list[str]:
+    """Model, images and budget of a sweep, then where it was made."""
+    title, *origin = [text.plain for text in caption(sweep.points[0].run, swept=sweep.over)]
+    return [f"{title}: accuracy by {sweep.over}", *origin]
+
+
+def markdown(report: Report) -> str:
+    """Everything but pictures, for a pull request or a wiki."""
+    parts = []
+    if report.comparison:
+        parts.append(compared_cells(report.comparison).markdown() + "\n" + "\n".join(reading(report.comparison)))
+    for entry in report.entries:
+        title, *origin = [text.plain for text in caption(entry.run)]
+        distrust = [f"- {text.plain}" for text in warnings(entry.run) if text.plain]
+        terms = [f"- {term}: {text}" for term, text in explain(entry.run)]
+        blocks = (f"## {title}", headline(entry.run), *origin, run_grid(entry.run).markdown())
+        parts.append(
+            "\n\n".join([*blocks, *(["\n".join(distrust)] if distrust else []), "\n".join(terms), f"`{entry.command}`"])
+        )
+    for sweep in report.sweeps:
+        title, *origin = sweep_caption(sweep)
+        parts.append("\n\n".join([f"## {title}", *origin, sweep_grid(sweep).markdown()]))
+    parts += [
+        f"## {certificate_caption(done)}\n\n{certificate_grid(done).markdown()}" for done in report.certifications
+    ]
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def latex(report: Report) -> str:
+    """Tables for a paper; they want the booktabs package."""
+    tables = [("\n".join(reading(report.comparison)), compared_cells(report.comparison))] if report.comparison else []
+    tables += [("\n".join(text.plain for text in caption(e.run)), run_grid(e.run)) for e in report.entries]
+    tables += [("\n".join(sweep_caption(sweep)), sweep_grid(sweep)) for sweep in report.sweeps]
+    tables += [(certificate_caption(done), certificate_grid(done)) for done in report.certifications]
+    return "\n".join("".join(f"% {line}\n" for line in text.splitlines()) + grid.latex() for text, grid in tables)
+
+
+def spreadsheet(report: Report) -> str:
+    """CSV: a line for each row of each run and for each certified radius, numbers as they were measured."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    runs = [entry.run for entry in report.entries]
+    runs += [point.run for sweep in report.sweeps for point in sweep.points if point.run not in runs]
+    for run in runs:
+        about = {"model": run.model.get("name"), "dataset": run.spec["dataset"]}
+        about |= {"norm": run.spec["norm"], "eps": run.spec["eps"]}
+        for line in [line for section in sections(run) for line in section]:
+            writer.writerow(about | {"row": line.label} | _numbers(line.score) | _of_row(line.attack))
+    for done in report.certifications:
+        about = {"model": done.model["name"], "dataset": done.spec["dataset"], "norm": "l2"}
+        for certified in done.certified:
+            row = {"eps": certified.radius, "row": f"certified, sigma {done.spec['sigma']:g}", "kind": "certificate"}
+            writer.writerow(about | row | _numbers(certified))
+    return buffer.getvalue()
+
+
+def _numbers(score: Score) -> dict[str, object]:
+    low, high = score.ci95
+    return {"accuracy": score.accuracy, "ci95_low": low, "ci95_high": high, "k": score.k, "n": score.n}
+
+
+def _of_row(row: AttackRow | None) -> dict[str, object]:
+    return {"kind": row.category} | {name: getattr(row, name) for name in OF_ATTACK} if row else {}
