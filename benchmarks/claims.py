@@ -1,0 +1,197 @@
+"""The claims of the paper, each judged by the numbers of our tables, by a rule that is written beside it.
+
+Two accuracies differ where their 95% intervals lie apart. A number of the paper is reached where it does not lie above
+our interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from paper import BEYOND_BOUND, BOUNDS, CERTIFIED, PAPER, STRONGEST, TRAINING
+
+Score = Mapping[str, Any]
+Tables = Mapping[str, Mapping[str, Any]]  # table -> its columns, of one data set
+
+REPRODUCED, PARTLY, NOT = "reproduced", "partly", "not reproduced"
+
+
+class Judged(NamedTuple):
+    """A claim.
+
+    Attributes:
+        claim: In our words.
+        verdict: "reproduced", "partly" or "not reproduced".
+        evidence: The numbers that say so.
+    """
+
+    claim: str
+    verdict: str
+    evidence: str
+
+
+def spelled(found: Score) -> str:
+    """An accuracy in percent with its interval and n."""
+    low, high = found["ci95"]
+    return f"{100 * found['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f}, n {found['n']})"
+
+
+def reached(found: Score, paper: float) -> bool:
+    """Whether a number of the paper does not lie above our interval."""
+    return bool(100 * found["ci95"][1] >= paper)
+
+
+def above(one: Score, other: Score) -> bool:
+    """Whether one interval lies above another."""
+    return bool(one["ci95"][0] > other["ci95"][1])
+
+
+def verdict(*held: bool) -> str:
+    """All, some or none."""
+    return REPRODUCED if all(held) else PARTLY if any(held) else NOT
+
+
+def robust_under_linf(dataset: str, tables: Tables) -> Judged:
+    """By the paper's own attacks, and by all of ours."""
+    paper = STRONGEST[dataset]["rcnn+"][0]
+    own, every = tables["1"]["rcnn+"]["worst_case"], tables["3"]["rcnn+"]
+    return Judged(
+        "rCNN+ is robust under linf without adversarial training",
+        verdict(reached(own, paper), reached(every, paper)),
+        f"paper {paper:g} under the strongest of its attacks; ours {spelled(own)} under all of those, "
+        f"{spelled(every)} with those beyond it as well",
+    )
+
+
+def no_worse_than_adversarial_training(dataset: str, tables: Tables) -> Judged:
+    """rcnn+ against madry under all attacks."""
+    ours, madry = tables["3"]["rcnn+"], tables["3"]["madry"]
+    return Judged(
+        "under linf it does as well as adversarial training",
+        NOT if above(madry, ours) else REPRODUCED,
+        f"rcnn+ {spelled(ours)}, madry {spelled(madry)}; paper {STRONGEST[dataset]['rcnn+'][0]:g} and "
+        f"{STRONGEST[dataset]['madry'][0]:g}",
+    )
+
+
+def layer_matters(dataset: str, tables: Tables) -> Judged:
+    """rcnn+ against the same training without the layer."""
+    ours, control = tables["3"]["rcnn+"], tables["3"]["cnn-ls-noise"]
+    return Judged(
+        "the robustness comes from the RBF layer (label smoothing and noisy copies alone do not give it)",
+        REPRODUCED if above(ours, control) else NOT,
+        f"rcnn+ {spelled(ours)}, cnn-ls-noise {spelled(control)}, under all attacks",
+    )
+
+
+def beyond_the_bound(dataset: str, tables: Tables) -> Judged:
+    """Just outside the radius of training."""
+    wide = BOUNDS[dataset][1]
+    ours, madry = (tables["4"][f"{model} eps={wide}"]["worst_case"] for model in ("rcnn+", "madry"))
+    paper = BEYOND_BOUND[dataset]
+    return Judged(
+        f"beyond the bound, at {wide}, it keeps what adversarial training loses",
+        verdict(above(ours, madry), reached(ours, paper["rcnn+"][wide])),
+        f"rcnn+ {spelled(ours)}, madry {spelled(madry)}; paper {paper['rcnn+'][wide]:g} and {paper['madry'][wide]:g}",
+    )
+
+
+def robust_under(norm: str) -> Callable[[str, Tables], Judged]:
+    """The same model under another norm."""
+    table = f"5-{norm}"
+
+    def judge(dataset: str, tables: Tables) -> Judged:
+        paper = min(by["rcnn+"] for by in PAPER[table, dataset].values() if by.get("rcnn+") is not None)
+        ours, madry = (tables[table][model]["worst_case"] for model in ("rcnn+", "madry"))
+        beyond = tables.get(f"beyond-{norm}", {}).get("rcnn+")
+        more = f"; {spelled(beyond['worst_case'])} under the attacks beyond it" if beyond else ""
+        every = [ours, *([beyond["worst_case"]] if beyond else [])]
+        return Judged(
+            f"the same model is robust under {norm}, where linf adversarial training is less so",
+            verdict(above(ours, madry), *(reached(each, paper) for each in every)),
+            f"rcnn+ {spelled(ours)} under the paper's attacks, madry {spelled(madry)}; paper's lowest for rcnn+ "
+            f"{paper:g}{more}",
+        )
+
+    return judge
+
+
+def certified_radius(dataset: str, tables: Tables) -> Judged:
+    """At equal noise, which the paper's MNIST columns do not have."""
+    pieces, held = [], []
+    for sigma in sorted({sigma for sigma, _ in CERTIFIED[dataset].values()}):
+        cells = {model: tables["6"][f"{model} sigma={sigma:g}"]["certified"][1] for model in ("cnn", "rcnn", "rcnn+")}
+        held += [above(cells["rcnn"], cells["cnn"]), above(cells["rcnn+"], cells["cnn"])]
+        words = ", ".join(f"{model} {spelled(cell)}" for model, cell in cells.items())
+        pieces.append(f"sigma {sigma:g}, radius {cells['cnn']['radius']:g}: {words}")
+    return Judged("the layers raise certified accuracy, at equal noise", verdict(*held), "; ".join(pieces))
+
+
+def noise_buys_robustness(dataset: str, tables: Tables) -> Judged:
+    """Under attacks that do not see the noise, and under one that does."""
+    values = list(dict.fromkeys(name.rpartition("=")[2] for name in tables["7"]))
+    none, most = values[0], values[-1]
+    blind = [tables["7"][f"rcnn+ beta2={beta2}"]["worst_case"] for beta2 in (none, most)]
+    seen = tables["7"][f"rcnn+ adaptive, beta2={most}"]["worst_case"]
+    return Judged(
+        "more noise at run time (beta2) buys robustness",
+        verdict(above(blind[1], blind[0]), above(seen, blind[0])),
+        f"beta2 {none}: {spelled(blind[0])}; beta2 {most}: {spelled(blind[1])} under attacks that do not see noise, "
+        f"{spelled(seen)} under BPDA+EoT, which does",
+    )
+
+
+def gradients_are_not_masked(dataset: str, tables: Tables) -> Judged:
+    """Masked gradients show where black boxes, or a better loss, break more."""
+    found = [
+        f"{model} in table {table}"
+        for table in ("1", "beyond-linf")
+        for model in ("rcnn", "rcnn+")
+        if "black-box-stronger" in tables[table][model]["checks"]
+    ]
+    rows = tables["beyond-linf"]["rcnn+"]["rows"]
+    margin, paper = rows["pgd-margin/eot"], tables["1"]["rcnn+"]["rows"]["pgd/bpda-eot"]
+    return Judged(
+        "the layers do not mask gradients",
+        verdict(not found, not above(paper, margin)),
+        f"black boxes break more than gradients on: {', '.join(found) or 'neither'}; rcnn+ under the paper's BPDA+EoT "
+        f"{spelled(paper)}, under exact gradients of the margin through the noise {spelled(margin)}",
+    )
+
+
+def cheaper_training(dataset: str, tables: Tables) -> Judged:
+    """Per epoch, measured in one run on one machine."""
+    ours, madry = (tables["2"][model]["epoch_s"] for model in ("rcnn+", "madry"))
+    paper = TRAINING[dataset]
+    return Judged(
+        "an epoch costs a fraction of one of adversarial training",
+        REPRODUCED if ours < madry else NOT,
+        f"madry / rcnn+ {madry / ours:.1f} in time an epoch; paper {paper['madry'][1] / paper['rcnn+'][1]:.1f}",
+    )
+
+
+# The columns that each needs, by table; "rcnn+" stands for "rcnn+ eps=0.35" and its like too.
+CLAIMS: dict[Callable[[str, Tables], Judged], dict[str, tuple[str, ...]]] = {
+    robust_under_linf: {"1": ("rcnn+",), "3": ("rcnn+",)},
+    no_worse_than_adversarial_training: {"3": ("rcnn+", "madry")},
+    layer_matters: {"3": ("rcnn+", "cnn-ls-noise")},
+    beyond_the_bound: {"4": ("rcnn+", "madry")},
+    robust_under("l1"): {"5-l1": ("rcnn+", "madry")},
+    robust_under("l2"): {"5-l2": ("rcnn+", "madry")},
+    certified_radius: {"6": ("cnn", "rcnn", "rcnn+")},
+    noise_buys_robustness: {"7": ("rcnn+",)},
+    gradients_are_not_masked: {"1": ("rcnn", "rcnn+"), "beyond-linf": ("rcnn", "rcnn+")},
+    cheaper_training: {"2": ("rcnn+", "madry")},
+}
+
+
+def judged(dataset: str, tables: Tables) -> Iterator[Judged]:
+    """The claims whose columns are there."""
+    for judge, needed in CLAIMS.items():
+        if all(_has(tables.get(table, {}), model) for table, models in needed.items() for model in models):
+            yield judge(dataset, tables)
+
+
+def _has(columns: Mapping[str, Any], model: str) -> bool:
+    return any(name == model or name.startswith(f"{model} ") for name in columns)
