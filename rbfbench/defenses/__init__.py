@@ -14,6 +14,7 @@ SHIPPED: dict[str, str] = {
     "cnn": "the same classifier without defence",
     "cnn-ls": "the same with the smoothed labels of rcnn: what they do alone",
     "cnn-ls-noise": "the same with the smoothed labels and noisy images of rcnn+: what they do alone",
+    "madry": "the same trained on adversarial examples by PGD under linf (arXiv 1706.06083)",
 }
 
 DEFAULT_MODEL = "rcnn+"
