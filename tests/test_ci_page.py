@@ -22,8 +22,11 @@ def test_the_commands_run(tmp_path, monkeypatch):
     monkeypatch.setenv("RBFBENCH_DATA_ROOT", str(tmp_path / "none"))
     blocks = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
     commands = [shlex.split(line) for language, block in blocks if not language for line in block.splitlines()]
-    assert [command[1] for command in commands] == ["attack", "baseline", "baseline", "check"]
+    assert [command[1] for command in commands] == ["attack", "baseline", "baseline", "check", "check"]
+    (settings,) = [block for language, block in blocks if language == "toml"]
     for command in commands:
+        if "--gate" in command:
+            Path("rbfbench.toml").write_text(settings)
         done = CliRunner().invoke(cli, command[1:])
         assert done.exit_code == 0, (command, done.output, done.exception)
     assert (tmp_path / "gate.xml").is_file()

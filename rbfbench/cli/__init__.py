@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
+from rbfbench.cli.configuration import read_configuration
 from rbfbench.errors import RbfbenchError, unknown_name
 
 COMMANDS = {
@@ -52,11 +54,20 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="rbfbench")
-def cli() -> None:
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="File of options.  [default: rbfbench.toml of the working directory, if there is one]",
+)
+@click.pass_context
+def cli(context: click.Context, config: Path | None) -> None:
     """How robust is this image classifier, really?
 
     Exit codes: 0 done and passed; 1 the gate says no; 2 wrong command line; 3 could not answer; 130 interrupted.
     """
+    context.obj = read_configuration(config, cli)
+    context.default_map = context.obj.commands
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rbfbench.cli.again import command_of
+from rbfbench.cli.configuration import choose_gate
 from rbfbench.cli.options import NORMS, check_writable
 from rbfbench.cli.plan import run_options
 from rbfbench.errors import UsageError
@@ -21,6 +22,14 @@ SUMMARY_LIMIT = 900_000  # bytes; GitHub drops a job summary above 1 MiB
 
 @click.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--gate",
+    default=None,
+    is_eager=True,
+    expose_value=False,
+    callback=choose_gate,
+    help="Take the options of [gate.NAME] in rbfbench.toml.",
+)
 @click.option("--baseline", type=click.Path(path_type=Path), default=None, help="Baseline file, or another run folder.")
 @click.option(
     "--max-drop", type=click.FloatRange(0, 100), default=1.0, show_default=True, help="Allowed fall, in points."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from rbfbench.attacks import AVERAGING, OBJECTIVES, VIEWS, Row, load_suite, single_rows
+from rbfbench.cli.configuration import from_file
 from rbfbench.cli.models import any_model, off_stdout, one_model, options_of
 from rbfbench.cli.options import (
     NORMS,
@@ -114,6 +115,7 @@ def question_options(command: F) -> F:
 def rows_of(given: dict[str, Any]) -> list[Row]:
     """The attacks to run, every parameter settled. Raises UsageError for whatever the names and numbers get wrong."""
     check_norm(given["norm"])
+    _let_the_file_give_way(given)
     attacks, suite = given["attacks"], given["suite"]
     if attacks and suite:
         raise UsageError("--attack and --suite exclude each other", "a suite is a frozen list", "give one of them")
@@ -141,6 +143,12 @@ def rows_of(given: dict[str, Any]) -> list[Row]:
     for cap in given["caps"]:
         rows = _capped(rows, cap)
     return rows
+
+
+def _let_the_file_give_way(given: dict[str, Any]) -> None:
+    """Drop a suite of rbfbench.toml, in place, where attacks were typed, and the other way round."""
+    if given["attacks"] and given["suite"] and from_file("suite") != from_file("attacks"):
+        given |= {"suite": None} if from_file("suite") else {"attacks": ()}
 
 
 def _check_rows(given: dict[str, Any], rows: list[Row]) -> None:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     default=None,
     help="Trained .safetensors that makes the adversarial noise.  [default: the shipped one]",
 )
+@click.option("--start", default=None, help="Trained .safetensors, or shipped name, whose weights are trained on.")
 @click.option("--show", is_flag=True, help="Print every constant in force, and train nothing.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint beside --out.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
@@ -65,6 +66,7 @@ def train(**given: Any) -> None:  # noqa: ANN401  (click passes the options decl
     rbfbench train rcnn+ --dataset mnist --out rcnn+.safetensors
     rbfbench train rcnn+ --preset authors --precision bfloat16 --out a.safetensors
     rbfbench train cnn-ls-noise --source cnn-ls.safetensors --out b.safetensors
+    rbfbench train rcnn+ --start rcnn+ --lr 0.05 --epochs 5 --out tuned.safetensors
     rbfbench train rcnn+ --set schedule.shift=1 --set noise.copies=60 --show
     """  # noqa: D301  (click's sign for lines that stay as they are)
     recipe, dataset, out = given["recipe"], given["dataset"], given["out"]
@@ -110,7 +112,7 @@ def _parts(given: dict[str, Any]) -> dict[str, Any]:
         "noise": noise_of(preset, dataset, recipe),
         "adversary": adversary_of(dataset, recipe),
         "rbf": PRESETS[preset] if recipe.rbf else None,
-        "em": EM_PRESETS[dataset] if recipe.rbf and recipe.source is None else None,
+        "em": EM_PRESETS[dataset] if recipe.rbf and recipe.source is None and not given["start"] else None,
     }
     parts = changed(parts, given["settings"])
     if parts["recipe"] != dataclasses.replace(recipe, smoothing=parts["recipe"].smoothing):
@@ -170,6 +172,26 @@ def _source(given: dict[str, Any], parts: dict[str, Any]) -> nn.Module | None:
     return model.requires_grad_(False)
 
 
+def _start(given: dict[str, Any], parts: dict[str, Any]) -> nn.Module | None:
+    """The model that is trained on, None where weights start at random."""
+    if given["start"] is None:
+        return None
+
+    from rbfbench.defenses.checkpoint import load
+    from rbfbench.defenses.rbfcnn import RBFCNN
+
+    name, dataset = given["start"], given["dataset"]
+    model, blueprint = load(shipped_path(name, dataset) or Path(name))
+    wanted = (parts["schedule"].classifier, dataset, parts["rbf"] is not None)
+    found = (blueprint.classifier, blueprint.dataset, isinstance(model, RBFCNN))
+    if found != wanted:
+        spelled = [
+            f"{net} on {data} {'behind' if rbf else 'without'} an RBF layer" for net, data, rbf in (found, wanted)
+        ]
+        raise UsageError(f"--start {name} cannot be used", f"it is {spelled[0]}", f"give a {spelled[1]}")
+    return model
+
+
 def _train(given: dict[str, Any], parts: dict[str, Any], work: Path) -> None:
     from rbfbench.cli.progress import ProgressLine
     from rbfbench.data import load_data, load_training
@@ -180,7 +202,7 @@ def _train(given: dict[str, Any], parts: dict[str, Any], work: Path) -> None:
 
     device = pick_device(given["device"])
     root, download, dataset = given["data_root"], given["download"], given["dataset"]
-    source = _source(given, parts)
+    source, start = _source(given, parts), _start(given, parts)
     images, validation = load_training(dataset, data_root=root, download=download)
     if given["resume"] and not work.exists():
         click.echo(f"note: {work} holds nothing to resume: the training starts anew", err=True)
@@ -189,6 +211,7 @@ def _train(given: dict[str, Any], parts: dict[str, Any], work: Path) -> None:
         dataset=dataset,
         preset=given["preset"],
         source=model_digest(source) if source else None,
+        start=model_digest(start) if start else None,
         seed=given["seed"],
         precision=given["precision"],
         data_digest=images.digest,
@@ -202,7 +225,7 @@ def _train(given: dict[str, Any], parts: dict[str, Any], work: Path) -> None:
             else:
                 line.update(f"{stage} {remark}", done, total)
 
-        trained = fit(spec, images, validation, work, source=source, device=device, progress=show)
+        trained = fit(spec, images, validation, work, source=source, start=start, device=device, progress=show)
         save(trained.model, trained.blueprint, given["out"])
         line.update("accuracy", 0, 1)
         card = write_card(

@@ -67,12 +67,12 @@ def write_card(path: Path, trained: Trained, sets: dict[str, Images], device: to
     """
     recipe = trained.blueprint.recipe
     about = recipe["recipe"]["about"]
-    source = f", with the model of digest {recipe['source'][:12]} as --source" if recipe["source"] else ""
+    given = [f"the model of digest {recipe[name][:12]} as --{name}" for name in ("source", "start") if recipe[name]]
     lines = [
         f"# {path.stem}",
         "",
         f"{about[0].upper()}{about[1:]}. Trained by",
-        f"`{command(recipe)}`{source}.",
+        f"`{command(recipe)}`{', with ' if given else ''}{' and '.join(given)}.",
         "",
         "| images | accuracy | 95% interval | n | decision |",
         "|---|---|---|---|---|",

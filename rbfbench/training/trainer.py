@@ -48,6 +48,7 @@ class TrainSpec:
         rbf: Constants of the RBF front, or None.
         em: Constants of its filters; None without a front, or where the source brings filters.
         source: Digest of the model that makes the stored noise, and whose filters are taken; None without one.
+        start: Digest of the model whose weights the classifier starts from; None starts from random ones.
         seed: Seed of everything random.
         precision: "float32" or "bfloat16".
         data_digest: Digest of the training images.
@@ -63,6 +64,7 @@ class TrainSpec:
     rbf: RBFConfig | None
     em: EMConfig | None
     source: str | None
+    start: str | None = None
     seed: int
     precision: str
     data_digest: str
@@ -93,6 +95,7 @@ def train(
     workdir: Path,
     *,
     source: nn.Module | None = None,
+    start: nn.Module | None = None,
     device: torch.device,
     progress: Progress,
 ) -> Trained:
@@ -104,12 +107,13 @@ def train(
         validation: Images of the training file kept for choosing between schedules; never the ones reported.
         workdir: Folder of the checkpoint, the filters, the cached reconstructions and the stored noise.
         source: Trained model that makes the stored noise, and brings the filters; `spec.source` is its digest.
+        start: Trained model whose classifier is trained on; `spec.start` is its digest.
         device: Where to train.
         progress: Told (stage, done, total, remark) after every step worth showing.
 
     Raises:
         LoadError: `workdir` belongs to another spec, or a file in it cannot be written.
-        ModelError: The classifier or the source does not fit, or the loss is not finite; then the last good
+        ModelError: The classifier, the source or the start does not fit, or the loss is not finite; then the last good
             checkpoint stays.
     """
     blueprint = Blueprint(
@@ -120,17 +124,20 @@ def train(
         recipe=dataclasses.asdict(spec),
     )
     _check_source(spec, source)
+    _check_start(spec, start, source)
     _check_classifier(build(blueprint, None), spec.schedule.classifier, images)
     workdir.mkdir(parents=True, exist_ok=True)
     _claim(workdir / "spec.txt", spec)
     torch.manual_seed(spec.seed)
-    filters = _filters(spec, images, workdir, source, progress) if spec.rbf else None
+    filters = _filters(spec, images, workdir, source or start, progress) if spec.rbf else None
     model = build(blueprint, filters).to(device).to(memory_format=torch.channels_last)
     classifier, pixels, held_out = model, _stored(images), _stored(validation)
     if isinstance(model, RBFCNN):
         classifier = model.classifier
         pixels = _reconstructions(model, images, workdir / "train.npy", device, progress)
         held_out = _reconstructions(model, validation, workdir / "validation.npy", device, progress)
+    if start is not None:
+        classifier.load_state_dict((start.classifier if isinstance(start, RBFCNN) else start).state_dict())
     run = _Run(spec, classifier, len(pixels), workdir / "checkpoint.pt", device)
     front = model.front_static if isinstance(model, RBFCNN) else None
     copies = NoisyCopies(spec.noise, images, front, spec.seed) if spec.noise else None
@@ -159,6 +166,17 @@ def _check_source(spec: TrainSpec, source: nn.Module | None) -> None:
         raise ModelError("the source cannot be used", "it is not the one that the settings name", "give that one")
     if spec.noise and spec.noise.made_at is None and source is None:
         raise ModelError("there is no adversarial noise", "no trained model is there to make it", "give a source")
+
+
+def _check_start(spec: TrainSpec, start: nn.Module | None, source: nn.Module | None) -> None:
+    if (None if start is None else model_digest(start)) != spec.start:
+        raise ModelError("the start cannot be used", "it is not the one that the settings name", "give that one")
+    if isinstance(start, RBFCNN) and isinstance(source, RBFCNN):
+        mine, theirs = (model.reconstruction.means.cpu() for model in (start, source))
+        if not torch.equal(mine, theirs):
+            raise ModelError(
+                "the start cannot be used", "its filters are not those of the source", "give a start made with it"
+            )
 
 
 def _check_classifier(classifier: nn.Module, name: str, images: Images) -> None:
@@ -200,11 +218,11 @@ def _stored(images: Images) -> np.ndarray:
 
 
 def _filters(
-    spec: TrainSpec, images: Images, workdir: Path, source: nn.Module | None, progress: Progress
+    spec: TrainSpec, images: Images, workdir: Path, known: nn.Module | None, progress: Progress
 ) -> tuple[Tensor, Tensor]:
-    """Those of the source, so that its noise meets the same front; else fitted to the images."""
-    if isinstance(source, RBFCNN):
-        return source.reconstruction.means.cpu().double(), source.reconstruction.variances.cpu().double()
+    """Those of the source or the start, so that noise and weights meet the same front; else fitted to the images."""
+    if isinstance(known, RBFCNN):
+        return known.reconstruction.means.cpu().double(), known.reconstruction.variances.cpu().double()
     path = workdir / "filters.npz"
     if path.is_file():
         with np.load(path, allow_pickle=False) as file:

@@ -24,6 +24,7 @@ from rbfbench.defenses.checkpoint import Blueprint, build, load, save
 from rbfbench.defenses.rbf import PRESETS
 from rbfbench.evaluation.card import command as card_command
 from rbfbench.training.recipes import DATASETS, RECIPES
+from rbfbench.training.trainer import model_digest
 
 RBFBENCH = Path(sys.executable).with_name("rbfbench")
 
@@ -129,7 +130,7 @@ PARTS_OF = {
 
 
 def parts_of(recipe: str, preset: str, dataset: str, **options: Any) -> dict[str, Any]:
-    plain = dict.fromkeys(("epochs", "lr", "batch_size", "classifier")) | {"settings": ()}
+    plain = dict.fromkeys(("epochs", "lr", "batch_size", "classifier", "start")) | {"settings": ()}
     return _parts(plain | {"recipe": recipe, "preset": preset, "dataset": dataset} | options)
 
 
@@ -241,6 +242,18 @@ def test_the_control_takes_the_source_it_is_given(tmp_path):
     assert load(tmp_path / "mine.safetensors")[1].recipe["source"] == source
 
 
+def test_a_shipped_model_can_be_trained_on(tmp_path):
+    done = train(tmp_path, "cnn-ls", *ARGUMENTS[1:], "1", "--lr", "1e-9", "--start", "cnn-ls")
+    assert done.returncode == 0, done.stderr
+    path = shipped_path("cnn-ls", "digits")
+    assert path
+    (ours, plan), (shipped, _) = load(tmp_path / "mine.safetensors"), load(path)
+    assert plan.recipe["start"] == model_digest(shipped)
+    assert f"the model of digest {plan.recipe['start'][:12]} as --start" in done.stdout
+    for name, tensor in shipped.state_dict().items():
+        assert torch.allclose(ours.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+
+
 def test_a_model_that_makes_its_noise_itself_needs_no_source(tmp_path):
     settings = ("--set", "noise.adversarial_steps=1", "--set", "noise.made_at=1")
     done = train(tmp_path, "cnn-ls-noise", *ARGUMENTS[1:], "2", *settings)
@@ -315,6 +328,14 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "source for itself": (
         ("cnn-ls-noise", *DIGITS, "--source", "y", "--set", "noise.made_at=1"),
         "--source changes nothing: cnn-ls-noise makes its noise itself (noise.made_at)",
+    ),
+    "start of another kind": (
+        ("rcnn", *DIGITS, "--start", "cnn.safetensors"),
+        "it is digits-cnn on digits without an RBF layer; give a digits-cnn on digits behind an RBF layer",
+    ),
+    "start of other data": (
+        ("cnn", *DIGITS, "--start", "mnist.safetensors"),
+        "it is digits-cnn on mnist behind an RBF layer",
     ),
     "source not shipped": (
         ("cnn-ls-noise", *DIGITS),

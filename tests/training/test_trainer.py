@@ -606,6 +606,46 @@ def test_what_only_a_source_can_bring_is_missed_without_one(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("recipe", ["cnn-ls", "rcnn", "rcnn+"])
+def test_a_training_goes_on_from_the_weights_of_its_start(recipe: str, tmp_path: Path, device: torch.device) -> None:
+    """With steps too small to count the weights stay, and the filters are the start's; else they are trained on."""
+    start = copy.deepcopy(undisturbed(spec_of("rcnn" if RECIPES[recipe].rbf else "cnn-ls")).model)
+    source = start if RECIPES[recipe].source else None
+    still = dataclasses.replace(
+        spec_of(recipe, epochs=1, lr=1e-12),
+        source=model_digest(source) if source else None,
+        start=model_digest(start),
+        em=None,
+    )
+    moving = dataclasses.replace(still, schedule=dataclasses.replace(still.schedule, lr=1e-3))
+    common: dict[str, Any] = {"source": source, "start": start, "device": device, "progress": quiet}
+    kept = train(still, *digits(), tmp_path / "still", **common).model.cpu().state_dict()
+    assert set(kept) == set(start.state_dict())
+    for name, tensor in start.state_dict().items():
+        assert torch.allclose(kept[name], tensor, rtol=0, atol=1e-9)
+    moved = train(moving, *digits(), tmp_path / "moving", **common).model.cpu().state_dict()
+    assert not all(torch.allclose(moved[name], tensor) for name, tensor in start.state_dict().items())
+
+
+def test_a_start_that_does_not_belong_is_refused(tmp_path: Path) -> None:
+    start = copy.deepcopy(_sources()["rcnn"])
+    assert isinstance(start, RBFCNN)
+    start.reconstruction.means += 0.1
+    known = dataclasses.replace(spec_of("rcnn+"), start=model_digest(start))
+    for spec, why in ((known, "not those of the source"), (spec_of("rcnn+"), "not the one that the settings name")):
+        with pytest.raises(ModelError, match=why):
+            train(
+                spec,
+                *digits(),
+                tmp_path,
+                source=source_of("rcnn+"),
+                start=start,
+                device=torch.device("cpu"),
+                progress=quiet,
+            )
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_source_that_is_not_the_one_of_the_settings_is_refused(tmp_path: Path) -> None:
     for spec in (dataclasses.replace(spec_of("cnn-ls-noise"), source="0" * 64), spec_of("rcnn+")):
         with pytest.raises(ModelError, match="the source cannot be used"):

@@ -1,0 +1,158 @@
+"""rbfbench.toml: what it may hold, what beats it, and that nothing in it is overlooked."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from rbfbench.cli import COMMANDS, cli
+from rbfbench.cli.configuration import read_configuration
+from rbfbench.errors import UsageError
+
+DIGITS = """
+[options]
+dataset = "digits"
+device = "cpu"
+limit = 8
+
+[attack]
+model = "cnn"
+eps = 0.1
+suite = "quick"
+passes = 2
+set = { "pgd.steps" = 2, "pgd-margin.steps" = 3 }
+"""
+
+
+@pytest.fixture
+def run(here, tmp_path):
+    def with_file(text: str, *words: str, env: dict[str, str] | None = None):
+        (tmp_path / "rbfbench.toml").write_text(text)
+        return CliRunner().invoke(cli, list(words), env=env, auto_envvar_prefix="RBFBENCH")
+
+    return with_file
+
+
+def spec(done) -> dict:
+    assert done.exit_code == 0, (done.output, done.exception)
+    return json.loads(done.stdout)["spec"]
+
+
+def test_the_file_speaks_where_nothing_else_does(run):
+    found = spec(run(DIGITS, "attack", "--json", "-"))
+    assert (found["dataset"], found["limit"], found["model"], found["eps_text"]) == ("digits", 8, "cnn", "0.1")
+    assert (found["suite"], found["passes"]) == ("quick (changed)", 2)
+    steps = {row["attack"] + row["label"]: row["parameters"].get("steps") for row in found["rows"]}
+    assert (steps["pgd"], steps["pgdmargin"]) == (2, 3)
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file(run):
+    environment = {"RBFBENCH_ATTACK_LIMIT": "6", "RBFBENCH_ATTACK_SEED": "5"}
+    found = spec(run(DIGITS, "attack", "--limit", "4", "--json", "-", env=environment))
+    assert (found["limit"], found["seed"]) == (4, 5)
+    assert spec(run(DIGITS, "attack", "--json", "-", env=environment))["limit"] == 6
+    assert spec(run(DIGITS + "seed = 7\n", "attack", "--json", "-"))["seed"] == 7
+
+
+def test_the_section_of_a_command_beats_that_of_all(run):
+    assert spec(run(DIGITS + "limit = 3\n", "attack", "--json", "-"))["limit"] == 3
+
+
+def test_attacks_that_were_typed_replace_the_suite_of_the_file(run):
+    text = DIGITS.replace('set = { "pgd.steps" = 2, "pgd-margin.steps" = 3 }', "")
+    found = spec(run(text, "attack", "--attack", "fgsm", "--json", "-"))
+    assert [row["attack"] for row in found["rows"]] == ["fgsm"]
+    assert found["suite"] == ""
+    text = text.replace('suite = "quick"', 'attack = ["fgsm", "pgd"]')
+    assert spec(run(text, "attack", "--json", "-"))["suite"] == ""
+    found = spec(run(text, "attack", "--suite", "quick", "--json", "-"))
+    assert found["suite"] == "quick"
+    both = run(text + 'suite = "quick"\n', "attack", "--json", "-")
+    assert "exclude each other" in str(both.exception)
+
+
+def test_another_file_can_be_named(here, tmp_path):
+    (tmp_path / "other.toml").write_text(DIGITS)
+    assert spec(here("--config", "other.toml", "attack", "--json", "-"))["limit"] == 8
+    assert "none.toml" in str(here("--config", "none.toml", "ls").exception)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[options]\nlimitt = 3\n", ("limitt", "did you mean 'limit'")),
+        ("[attack]\nepss = 3\n", ("epss", "[attack]", "did you mean 'eps'")),
+        ("[atack]\neps = 3\n", ("section", "did you mean 'attack'")),
+        ("limit = 3\n", ("section", "limit")),
+        ("[gate.a]\nbase = 3\n", ("[gate.a]", "did you mean 'baseline'")),
+        ("[attack]\neps = [1, 2]\n", ("takes one value",)),
+        ("attack = 3\n", ("attack", "no table")),
+        ("[figure.filter]\nout = 'a.png'\n", ("filter", "[figure]", "did you mean")),
+        ("[attack\n", ("rbfbench.toml",)),
+        ("[train]\nsource = 3\nmodel = 'x'\n", ("model", "[train]")),
+    ],
+)
+def test_what_cannot_be_is_told_whatever_command_runs(run, text, words):
+    done = run(text, "ls", "attacks")
+    assert isinstance(done.exception, UsageError), done.output
+    assert all(word in str(done.exception) for word in words), str(done.exception)
+
+
+def test_values_are_read_as_those_of_flags(run):
+    done = run("[attack]\nlimit = 'many'\n", "attack")
+    assert "--limit many" in str(done.exception)
+    assert run("[attack]\npasses = 0\n", "attack").exit_code == 2
+
+
+def test_options_reach_commands_of_commands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rbfbench.toml").write_text("[options]\nseed = 4\n[figure.gallery]\nnorm = 'l1'\n")
+    found = read_configuration(None, cli).commands
+    assert found["figure"]["gallery"] == {"seed": 4, "norm": "l1"}
+    assert found["figure"]["saliency"] == {"seed": 4}
+    assert found["attack"] == {"seed": 4}
+    assert set(found) == set(COMMANDS)
+
+
+def test_a_gate_of_the_file_is_judged(run, tmp_path):
+    made = run(DIGITS, "attack", "--out", "run")
+    assert made.exit_code == 0
+    assert run(DIGITS, "baseline", "save", "run", "b.json").exit_code == 0
+    gates = """
+[gate.small]
+model = "cnn"
+eps = 0.1
+passes = 2
+set = { "pgd.steps" = 2, "pgd-margin.steps" = 3 }
+suite = "quick"
+baseline = "b.json"
+
+[gate.floor]
+model = "cnn"
+eps = 0.2
+attack = ["fgsm"]
+min-accuracy = { linf = 1.0 }
+"""
+    passed = run(DIGITS + gates, "check", "--gate", "small")
+    assert passed.exit_code == 0, (passed.output, passed.exception)
+    assert "PASSED" in passed.output
+    failed = run(DIGITS + gates, "check", "--gate", "floor")
+    assert failed.exit_code == 1, (failed.output, failed.exception)
+    typed = run(DIGITS + gates, "check", "--gate", "floor", "--min-accuracy", "linf=0")
+    assert typed.exit_code == 0, "a flag beats the gate"
+    assert "did you mean 'small'" in str(run(DIGITS + gates, "check", "--gate", "smal").exception)
+    assert "[gate.small]" in str(run(DIGITS, "check", "--gate", "small").exception)
+
+
+def test_help_and_a_file_stay_quick(tmp_path, monkeypatch):
+    """Reading the file imports every command, none of which may import torch; see also test_help."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rbfbench.toml").write_text(DIGITS)
+    began = time.process_time()
+    read_configuration(None, cli)
+    assert time.process_time() - began < 0.5
+    assert isinstance(cli, click.Group)
