@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from rbfbench.cli import cli
 from rbfbench.cli.again import command_of
@@ -103,16 +103,64 @@ def test_a_random_model_is_paired_on_its_mean_correctness():
     assert gate.cells[0].p == pytest.approx(lower / len(signs))
 
 
-def test_an_unchanged_model_fails_as_seldom_as_alpha_says():
+@pytest.mark.parametrize("chances", [(0.02, 0.98), (0.2, 0.5, 0.8), (0.5,)], ids=["calm", "mixed", "churning"])
+def test_an_unchanged_model_fails_as_seldom_as_alpha_says(chances):
     """1,000 pairs of runs of one random model under four cells: at most alpha, up to four standard deviations."""
-    rng, alpha, runs = random.Random(0), 0.1, 1000
-    chance = [rng.choice((0.2, 0.5, 0.8)) for _ in range(60)]
+    rng, alpha, runs = random.Random(0), 0.05, 1000
+    chance = [rng.choice(chances) for _ in range(60)]
 
     def run() -> Baseline:
         return made(**{name: [int(rng.random() < c) for c in chance] for name in ("a", "b", "c", "worst")})
 
     failures = sum(not judged(run(), run(), max_drop=0.0, alpha=alpha).passed for _ in range(runs))
     assert failures <= runs * alpha + 4 * math.sqrt(runs * alpha * (1 - alpha))
+
+
+def test_one_cell_under_the_strongest_churn_fails_as_often_as_its_exact_test():
+    """Without Holm and the allowed drop the size of the exact test is known: not merely at most alpha."""
+    rng, alpha, runs, n = random.Random(1), 0.05, 1000, 60
+
+    def run() -> Baseline:
+        return made(worst=[int(rng.random() < 0.5) for _ in range(n)])
+
+    failures = sum(not judged(run(), run(), max_drop=0.0, alpha=alpha).passed for _ in range(runs))
+    # Of n images half change, by a binomial; among c changes those that fell are a binomial again.
+    size = 0.0
+    for c in range(n + 1):
+        fails = sum(
+            binom.pmf(fell, c, 0.5) for fell in range(c + 1) if fell > c - fell and mcnemar(fell, c - fell) < alpha
+        )
+        size += binom.pmf(c, n, 0.5) * fails
+    assert abs(failures - runs * size) <= 4 * math.sqrt(runs * size * (1 - size))
+
+
+@pytest.mark.parametrize(("n", "rose"), [(100, 0), (200, 3), (500, 12)])
+def test_a_fall_of_the_size_that_is_printed_is_seen_and_one_image_less_is_not(n, rose):
+    before = made(worst=[0] * rose + [1] * (n - rose))
+    fall = round(visible(n, rose, 0.05) * n)
+
+    def after(lost: int) -> Baseline:
+        return made(worst=[1] * rose + [0] * (lost + rose) + [1] * (n - 2 * rose - lost))
+
+    gate = judged(before, after(fall), max_drop=0.0)
+    assert not gate.passed
+    assert gate.cells[0].visible == pytest.approx(fall / n)
+    assert gate.cells[0].before - gate.cells[0].after == pytest.approx(fall / n)
+    assert judged(before, after(fall - 1), max_drop=0.0).passed
+
+
+def test_the_power_at_a_simulated_regression_is_that_of_the_exact_test():
+    """Each right image is lost with chance 0.03, none rises: 1,000 regressions, against the binomial's own tail."""
+    rng, n, lost, alpha, runs = random.Random(2), 300, 0.03, 0.05, 1000
+    before = made(worst=[1] * n)
+    least = round(visible(n, 0, alpha) * n)
+    expected = binom.sf(least - 1, n, lost)
+    seen = sum(
+        not judged(before, made(worst=[int(rng.random() >= lost) for _ in range(n)]), max_drop=0.0).passed
+        for _ in range(runs)
+    )
+    assert 0.5 < expected < 1
+    assert abs(seen - runs * expected) <= 4 * math.sqrt(runs * expected * (1 - expected))
 
 
 @given(st.integers(0, 40), st.integers(0, 40))

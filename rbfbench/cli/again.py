@@ -30,7 +30,7 @@ def command_of(spec: dict[str, Any]) -> str:
         }
     caps = {row.id: row.limit for row in frozen}
     for row in spec["rows"]:
-        if row["limit"] is not None and row["limit"] != caps.get(_id(row)):
+        if row.get("limit") is not None and row["limit"] != caps.get(_id(row)):
             words.append(f"--cap {_id(row)}={row['limit']}")
     for row in spec["rows"] if usual else ():
         name = row["attack"] + (f"-{row['label']}" if row["label"] else "")

@@ -174,7 +174,8 @@ def _same_question(results: Sequence[Result], columns: Mapping[str, Mapping[str,
             raise IncomparableError(f"{other.where} is {other.run.status}", "some of it is missing", "finish it first")
         _agree("the images (data_digest)", first, other, first.run.data_digest, other.run.data_digest)
         for field in ("suite", "seed", "worst_case", "include_transfer"):
-            _agree(field, first, other, first.run.spec.get(field), other.run.spec.get(field))
+            # Switches that came later were off in runs that do not know them.
+            _agree(field, first, other, first.run.spec.get(field, False), other.run.spec.get(field, False))
         twin = columns[first.model].get(other.norm)
         if twin is None:
             _agree("norm", first, other, ", ".join(columns[first.model]), other.norm)

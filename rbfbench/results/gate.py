@@ -166,7 +166,7 @@ def baseline_of(run: Run, samples: Sequence[Sample], command: str) -> Baseline:
         images=str(run.spec.get("source", "")),
         n=run.clean.n,
         decisions=decisions,
-        asked={field: run.spec.get(field) for field in ASKED},
+        asked={field: run.spec.get(field, False) for field in ASKED},  # switches that came later were off before
         command=command,
         cells={
             cell: BaselineCell(
@@ -337,7 +337,8 @@ def same_question(before: Baseline, after: Baseline) -> None:
     agree("the images (data_digest)", before.data_digest, after.data_digest)
     agree("n", before.n, after.n)
     for field in ASKED:
-        agree(field, before.asked.get(field), after.asked.get(field))
+        old, new = before.asked.get(field), after.asked.get(field)
+        agree(field, False if old is None else old, False if new is None else new)
     for name, cell in before.cells.items():
         if name not in after.cells:
             agree("the attacks", name, "none of this name")
