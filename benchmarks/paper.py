@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 RADII = {"mnist": {"linf": "0.3", "l2": "2", "l1": "15"}, "cifar10": {"linf": "0.031", "l2": "1", "l1": "20"}}
+RADII["digits"] = {"linf": "0.15"}  # ours: small images, for quick runs
 
 # Table IV: the bound of Table I, and one beyond it.
 BOUNDS = {"mnist": ("0.3", "0.35"), "cifar10": ("0.031", "0.05")}

@@ -28,7 +28,7 @@ TITLES = {
     "beyond-l2": "Beyond the paper: l2",
     "beyond-l1": "Beyond the paper: l1",
     "union": "Union over l1, l2 and linf: images that withstand all attacks under all three norms",
-    "quick": "Quick run on the digits, linf 0.15 (no numbers of the paper)",
+    "quick": "Quick run, linf (no numbers of the paper)",
 }
 INTRO = """# Results
 
@@ -170,6 +170,17 @@ def certified(dataset: str, columns: dict[str, Any]) -> Iterator[str]:
         said = numbers if noise == float(sigma) else {}
         cells = [beside(row, said.get(row["radius"])) for row in column["certified"]]
         yield f"| {name} | {' | '.join(cells)} | {column['ceiling']:.3g} | {column['abstained']} |"
+
+
+def headline(results: list[dict[str, Any]]) -> Iterator[str]:
+    """The table of the README: what is left under all attacks of all tables, a model a row."""
+    yield "| model | data | clean | worst case, linf | images | attacks |"
+    yield "|---|---|---|---|---|---|"
+    for dataset in DATASETS:
+        tables = {result["table"]: result["columns"] for result in results if result["dataset"] == dataset}
+        for model, found in tables.get("3", {}).items():
+            clean = tables["1"][model]["clean"]
+            yield f"| `{model}` | {dataset} | {score(clean)} | {score(found)} | {found['n']} | {found['attacks']} |"
 
 
 def provenance(columns: dict[str, Any]) -> Iterator[str]:

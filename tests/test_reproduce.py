@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import claims
@@ -31,7 +34,7 @@ def parsed(words: tuple[str, ...]) -> tuple[str, dict]:
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize(("table", "dataset"), [*TABLES, ("quick", "digits")])
+@pytest.mark.parametrize(("table", "dataset"), [*TABLES, ("quick", "digits"), ("quick", "mnist")])
 def test_commands_can_be_typed(table, dataset, scale):
     found = list(reproduce.jobs(table, dataset, 10, 1000, scale))
     assert found
@@ -154,6 +157,29 @@ def test_the_union_over_norms_is_of_what_the_runs_kept(tmp_path):
     linf = reproduce.together(("linf",), "digits", tmp_path, 15)
     assert union["cnn"]["k"] <= linf["cnn"]["k"]
     assert set(union) == {"cnn", "rcnn"}
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mnist"])
+def test_the_quick_table_runs_and_goes_on_where_it_was_killed(dataset, tmp_path):
+    words = ["quick", "--dataset", dataset, "--limit", "4", "--work", tmp_path / "work", "--results", tmp_path]
+    environment = os.environ | {"RBFBENCH_DATA_ROOT": str(tmp_path / "no-data")}
+    command = [sys.executable, BENCHMARKS / "reproduce.py", *words]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    file = tmp_path / f"table-quick-{dataset}.json"
+    result = json.loads(file.read_text())
+    assert list(result["columns"]) == list(MODELS)
+    for model, column in result["columns"].items():
+        rows = {row.id for row in load_suite("quick")}
+        assert set(column["rows"]) == (rows if model in reproduce.RANDOM else rows - {"pgd-margin/eot"})
+        assert column["clean"]["n"] == 4
+        assert column["command"].startswith(f"rbfbench attack --model {model} --dataset {dataset}")
+        assert column["seed"] == 0
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("cells/*.gz")}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    again = json.loads(file.read_text())["columns"]
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    for model, column in result["columns"].items():
+        assert again[model]["worst_case"] == column["worst_case"]
 
 
 def test_a_card_tells_the_time_of_its_training():
