@@ -108,6 +108,8 @@ class Schedule:
         colour: Standard deviation of an offset for each channel.
         shading: Standard deviation of smooth offsets that vary over the image, at most: each image draws its share.
         shading_grid: Side of the grid between whose points those offsets are interpolated.
+        settle: Training images whose noisy reconstructions set the batch-norm statistics behind an RBF layer after the
+            last epoch; 0 keeps those of the noise-free reconstructions of training.
     """
 
     classifier: str
@@ -129,6 +131,7 @@ class Schedule:
     colour: float = 0.0
     shading: float = 0.0
     shading_grid: int = 8
+    settle: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that have no meaning (`UsageError`)."""
@@ -137,7 +140,7 @@ class Schedule:
         _check("shading_grid", self.shading_grid, self.shading_grid >= 2, "at least 2")
         for name in ("lr", "lr_least"):
             _check(name, getattr(self, name), 0 < getattr(self, name) < float("inf"), "above 0 and finite")
-        for name in ("fade", "weight_decay", "shift", "contrast", "colour", "shading"):
+        for name in ("fade", "weight_decay", "shift", "contrast", "colour", "shading", "settle"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "at least 0 and finite")
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and below 1")
         then = self.lr_then
@@ -260,6 +263,7 @@ SCHEDULES: dict[tuple[str, str, bool], Schedule] = {
         colour=0.1,
         shading=0.15,
         shading_grid=16,
+        settle=5000,
     ),
     ("default", "mnist", False): Schedule(
         classifier="mnist-cnn", optimizer="adam", policy="cosine", epochs=8, batch=128, lr=1e-3

@@ -158,7 +158,44 @@ def train(
         run.history[-1]["validation_accuracy"] = _accuracy(classifier, held_out, validation.labels, device)
         run.save()
         progress("epochs", run.epoch, spec.schedule.epochs, _remark(run.history[-1]))
+    if isinstance(model, RBFCNN) and spec.schedule.settle:
+        settle(model, images, spec.schedule.settle, seed=spec.seed, device=device, progress=progress)
     return Trained(model.eval(), blueprint, run.history, run.wall_s)
+
+
+@torch.inference_mode()
+def settle(
+    model: RBFCNN, images: Images, n: int, *, seed: int, device: torch.device, progress: Progress = lambda *_: None
+) -> None:
+    """Take batch-norm statistics anew, in place, from what the classifier sees at test time: noisy reconstructions.
+
+    It was trained on noise-free ones, whose statistics the noise of a decision shifts (arXiv 1603.04779 does so for new
+    data). Weights stay; a net without batch norm stays whole.
+
+    Args:
+        model: The model, with the noise of its configuration.
+        images: Training images.
+        n: How many of them, from the first.
+        seed: Seed of the noise, one draw an image.
+        device: Where the model is.
+        progress: Told after every batch.
+    """
+    model.eval()
+    norms = [module for module in model.classifier.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over all batches
+        norm.train()
+    n = min(n, len(images)) if norms else 0
+    keys = Keys.of(images.head(n).ids, seed).fold("settle")
+    for start in range(0, n, 100):
+        x, _ = images.batch(start, min(start + 100, n))
+        model.classify(model.front(x.to(device), keys[np.arange(start, start + len(x))]))
+        progress("batch norm", start + len(x), n, "")
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
 
 
 def _check_source(spec: TrainSpec, source: nn.Module | None) -> None:

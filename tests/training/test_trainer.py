@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rbfbench.attacks.rng import Keys
 from rbfbench.data import Images, load_training
 from rbfbench.defenses.classifiers import CLASSIFIERS, DigitsCNN
 from rbfbench.defenses.em import EMConfig, fit_filters
@@ -25,7 +26,7 @@ from rbfbench.training import copies, trainer
 from rbfbench.training.augment import augment
 from rbfbench.training.files import replacing
 from rbfbench.training.recipes import NOISES, RECIPES, SCHEDULES, adversary_of
-from rbfbench.training.trainer import Progress, Trained, TrainSpec, model_digest, smoothed, train
+from rbfbench.training.trainer import Progress, Trained, TrainSpec, model_digest, settle, smoothed, train
 
 SCHEDULE = SCHEDULES["default", "digits", False]
 NOISE = dataclasses.replace(NOISES["default", "digits"], adversarial_steps=2)
@@ -644,6 +645,67 @@ def test_a_start_that_does_not_belong_is_refused(tmp_path: Path) -> None:
                 progress=quiet,
             )
     assert not list(tmp_path.iterdir())
+
+
+class Normed(nn.Module):
+    """Flat pixels, batch norm, a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(64, momentum=0.3)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.dropout(self.norm(x.flatten(1))))
+
+
+def test_batch_norm_settles_on_what_a_decision_sees(device: torch.device) -> None:
+    """Means and variances of noisy reconstructions, against float64 over all of them at once; nothing else changes."""
+    images, n = digits()[0], 200
+    front = copy.deepcopy(_sources()["rcnn"])
+    assert isinstance(front, RBFCNN)
+    model = RBFCNN(front.reconstruction, Normed()).to(device)
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    settle(model, images, n, seed=3, device=device)
+    assert isinstance(model.classifier, Normed)
+    norm = model.classifier.norm
+    keys = Keys.of(images.head(n).ids, 3).fold("settle")
+    x, _ = images.batch(0, n)
+    seen = model.front(x.to(device), keys).double().flatten(1)
+    assert torch.allclose(norm.running_mean.double(), seen.mean(0), atol=1e-6)
+    # The mean over batches of 100 of their own unbiased variances.
+    variances = torch.stack([part.var(0) for part in seen.split(100)]).mean(0)
+    assert torch.allclose(norm.running_var.double(), variances, atol=1e-6)
+    assert norm.momentum == 0.3
+    assert not any(module.training for module in model.modules())
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {f"classifier.norm.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
+    again = copy.deepcopy(model)
+    settle(again, images, n, seed=3, device=device)
+    assert same(again, model)
+
+
+def test_settling_leaves_a_net_without_batch_norm_and_stops_at_the_last_image() -> None:
+    stages: list[tuple[str, int, int, str]] = []
+    plain = copy.deepcopy(_sources()["rcnn"])
+    before = copy.deepcopy(plain)
+    assert isinstance(plain, RBFCNN)
+    settle(plain, digits()[0], 100, seed=0, device=torch.device("cpu"), progress=lambda *told: stages.append(told))
+    assert same(plain, before)
+    assert stages == []
+    model = RBFCNN(plain.reconstruction, Normed())
+    settle(model, digits()[0], 10_000, seed=0, device=torch.device("cpu"), progress=lambda *told: stages.append(told))
+    assert [told[1] for told in stages] == [100, 200, 300]
+
+
+def test_a_training_settles_only_where_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(trainer, "settle", lambda model, images, n, **_: asked.append(n))
+    for recipe, settled in (("rcnn", 0), ("rcnn", 70), ("cnn-ls", 70)):
+        fit(spec_of(recipe, epochs=1, settle=settled), tmp_path / f"{recipe}-{settled}")
+    assert asked == [70]
 
 
 def test_a_source_that_is_not_the_one_of_the_settings_is_refused(tmp_path: Path) -> None:
