@@ -12,6 +12,7 @@ from typing import Any
 
 from claims import judged
 from paper import BEYOND_BOUND, CERTIFIED, PAPER, STRONGEST, TRADE_OFF, TRAINING, Numbers
+from reproduce import MODELS
 
 DATASETS = ("mnist", "cifar10")
 HERE = Path(__file__).parent
@@ -83,7 +84,9 @@ def claimed(results: list[dict[str, Any]]) -> Iterator[str]:
 
 def section(result: dict[str, Any]) -> Iterator[str]:
     """One table of one data set."""
-    table, dataset, columns = result["table"], result["dataset"], result["columns"]
+    table, dataset = result["table"], result["dataset"]
+    models = {model: place for place, model in enumerate(MODELS)}
+    columns = dict(sorted(result["columns"].items(), key=lambda item: models[item[0].partition(" ")[0]]))
     yield f"## {TITLES[table]}, {dataset}\n"
     if table == "6":
         yield from certified(dataset, columns)
@@ -200,12 +203,16 @@ def provenance(columns: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def results() -> list[dict[str, Any]]:
+    """All result files, in the order of the page."""
+    order = list(TITLES)
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in (HERE / "results").glob("table-*.json")]
+    return sorted(found, key=lambda result: (order.index(result["table"]), result["dataset"]))
+
+
 def main() -> None:
     """Write the page."""
-    order = list(TITLES)
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in (HERE / "results").glob("table-*.json")]
-    results.sort(key=lambda result: (order.index(result["table"]), result["dataset"]))
-    (HERE / "RESULTS.md").write_text(page(results), encoding="utf-8")
+    (HERE / "RESULTS.md").write_text(page(results()), encoding="utf-8")
 
 
 if __name__ == "__main__":
