@@ -61,8 +61,10 @@ _THROUGH_NOISE = (
 )
 SMALL: dict[str, tuple[str, ...]] = {
     "1": (
-        *("--cap", "daa-blob=50", "--cap", "daa-dgf=50", "--cap", "pgd/bpda-eot=100"),
-        *("--cap", "spsa=20", "--set", "spsa.pairs=64"),
+        *("--set", "pgd.restarts=1", "--set", "cw.restarts=1", "--cap", "pgd/bpda-eot=50"),
+        *("--set", "daa-blob.restarts=1", "--set", "daa-blob.steps=100", "--cap", "daa-blob=50"),
+        *("--set", "daa-dgf.restarts=1", "--set", "daa-dgf.steps=100", "--cap", "daa-dgf=50"),
+        *("--cap", "spsa=10", "--set", "spsa.pairs=64"),
     ),
     "5-l1": (
         *("--cap", "ead=20", "--set", "ead.steps=200", "--cap", "pgd/bpda-eot=50"),
