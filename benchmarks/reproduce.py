@@ -272,11 +272,13 @@ def together(norms: Sequence[str], dataset: str, work: Path, limit: int) -> dict
         if not all(found.values()):
             continue
         runs = [pair for of_norm in found.values() for pair in of_norm]
+        _same_model(model, [run for run, _ in runs])
         random = runs[0][0].null_attack is not None
         chosen = choose((samples for _, samples in runs), stochastic=random)
         if len(chosen) != runs[0][0].clean.n:
             raise SystemExit(f"the runs of {model} are on different images: run them with the same --limit")
-        strongest = min(((row.accuracy, row.id, row.norm) for run, _ in runs for row in _attacks(run)))
+        whole = [row for run, _ in runs for row in _attacks(run) if row.n == len(chosen)]
+        strongest = min((row.accuracy, row.id, row.norm) for row in whole)
         total = score(fsum(sample.correct for sample in chosen.values()), len(chosen))
         columns[model] = {
             "accuracy": total.accuracy,
@@ -288,6 +290,14 @@ def together(norms: Sequence[str], dataset: str, work: Path, limit: int) -> dict
             "model_digest": runs[0][0].model_digest,
         }
     return columns
+
+
+def _same_model(model: str, runs: Sequence[Run]) -> None:
+    """Refuse to mix runs of different weights, images, seeds or radii."""
+    asked = {(run.model_digest, run.data_digest, run.spec["seed"], run.spec["passes"]) for run in runs}
+    radii = {(run.spec["norm"], run.spec["eps"]) for run in runs}
+    if len(asked) > 1 or len(radii) > len({run.spec["norm"] for run in runs}):
+        raise SystemExit(f"the runs of {model} differ in weights, images, seed, passes or radius: run them again")
 
 
 def _attacks(run: Run) -> list[Any]:
@@ -302,6 +312,8 @@ def _runs(model: str, tables: Sequence[str], dataset: str, work: Path, limit: in
     found = []
     for folder in folders:
         done = read_run(folder)
+        if done.status != "complete":
+            return []
         entering = {row.id for row in _attacks(done)}
         found.append((done, [sample for sample in read_samples(folder) if sample.attack in entering]))
     return found
@@ -318,8 +330,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=50_000, help="of a certificate")
     parser.add_argument("--work", type=Path, default=Path("~/.cache/rbfbench/tables").expanduser())
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("extra", nargs="*", help="after --: options for every command, as --device cuda")
-    given = parser.parse_args()
+    ours, _, extra = " ".join(sys.argv[1:]).partition(" -- ")  # after --: options for every command
+    given = parser.parse_args(ours.split())
     dataset = given.dataset
     if dataset == "digits" and given.table != "quick":
         parser.error("the paper has no table of the digits: only quick runs on them")
@@ -330,10 +342,12 @@ def main() -> None:
         write(target, results)
         return
     models = given.models.split(",")
+    if strange := set(models) - set(MODELS):
+        parser.error(f"--models: there is no {', '.join(sorted(strange))}; choose of {', '.join(MODELS)}")
     if set(models) < set(MODELS) and target.is_file():
         results = json.loads(target.read_text(encoding="utf-8"))
     for job in jobs(given.table, dataset, given.limit, given.draws, scale=given.scale, models=models):
-        made = run(job, given.work / f"{given.table}-{dataset}-{given.limit}", given.extra)
+        made = run(job, given.work / f"{given.table}-{dataset}-{given.limit}", extra.split())
         results["columns"] |= made
         write(target, results)
         print(f"{job.name}: {next(iter(made.values()))['wall_s']:.0f} s", flush=True)

@@ -28,7 +28,7 @@ TITLES = {
     "beyond-linf": "Beyond the paper: linf",
     "beyond-l2": "Beyond the paper: l2",
     "beyond-l1": "Beyond the paper: l1",
-    "union": "Union over l1, l2 and linf: images that withstand all attacks under all three norms",
+    "union": "Union over l1, l2 and linf: each image meets the strongest of all attacks under all three norms",
     "quick": "Quick run, linf (no numbers of the paper)",
 }
 INTRO = """# Results
@@ -86,7 +86,7 @@ def section(result: dict[str, Any]) -> Iterator[str]:
     """One table of one data set."""
     table, dataset = result["table"], result["dataset"]
     models = {model: place for place, model in enumerate(MODELS)}
-    columns = dict(sorted(result["columns"].items(), key=lambda item: models[item[0].partition(" ")[0]]))
+    columns = dict(sorted(result["columns"].items(), key=lambda item: models.get(item[0].partition(" ")[0], 0)))
     yield f"## {TITLES[table]}, {dataset}\n"
     if table == "6":
         yield from certified(dataset, columns)
@@ -103,13 +103,14 @@ def section(result: dict[str, Any]) -> Iterator[str]:
 
 def timed(dataset: str, columns: dict[str, Any]) -> Iterator[str]:
     """Seconds an epoch, in units of rcnn+, beside the paper's."""
-    ours, said = columns["rcnn+"]["epoch_s"], TRAINING[dataset]
+    ours, said = columns.get("rcnn+", {}).get("epoch_s"), TRAINING[dataset]
     yield "| | seconds an epoch | over rcnn+ | whole command, s | paper: seconds an epoch | over rcnn+ |"
     yield "|---|---|---|---|---|---|"
     for name, column in columns.items():
         paper = f"{said[name][1]:g} | {said[name][1] / said['rcnn+'][1]:.2f}" if name in said else " | "
         seconds = column["epoch_s"]
-        yield f"| {name} | {seconds:.0f} | {seconds / ours:.2f} | {column['wall_s']:.0f} | {paper} |"
+        ratio = f"{seconds / ours:.2f}" if ours else ""
+        yield f"| {name} | {seconds:.0f} | {ratio} | {column['wall_s']:.0f} | {paper} |"
 
 
 def strongest(dataset: str, columns: dict[str, Any], table: str) -> Iterator[str]:

@@ -342,6 +342,8 @@ def test_the_command_that_is_printed_makes_the_same_run(here, runs):
         ("--model", "rcnn", "--suite", "quick", "--seed", "3", "--passes", "2"),
         ("--model", "cnn", "--suite", "quick", "--cap", "pgd-margin/static=2"),
         ("--model", "cnn", "--attack", "fgsm", "--cap", "fgsm=2"),
+        ("--model", "cnn", "--defense", "art:jpeg", "--attack", "pgd", "--cap", "pgd=2", "--set", "pgd.steps=2"),
+        ("--model", "cnn", "--attack", "pgd", "--set", "pgd.random_start=false", "--set", "pgd.steps=2"),
     ],
 )
 def test_commands_repeat_whatever_was_asked(arguments):

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import results_page
 from cards import cards
 
 from rbfbench.defenses import SHIPPED
@@ -89,4 +90,11 @@ def test_the_accuracies_are_those_of_the_cards():
     ]
     lines = README.read_text(encoding="utf-8").splitlines()
     start = lines.index("| model | data | clean, beta2 1.75 and m 10 | clean, beta2 0 | images |") + 2
+    assert lines[start : lines.index("", start)] == expected, "\n".join(["the README should say", *expected])
+
+
+def test_the_headline_table_is_of_the_result_files():
+    expected = list(results_page.headline(results_page.results()))
+    lines = README.read_text(encoding="utf-8").splitlines()
+    start = lines.index(expected[0])
     assert lines[start : lines.index("", start)] == expected, "\n".join(["the README should say", *expected])

@@ -31,12 +31,12 @@ def command_of(spec: dict[str, Any]) -> str:
     caps = {row.id: row.limit for row in frozen}
     for row in spec["rows"]:
         if row.get("limit") is not None and row["limit"] != caps.get(_id(row)):
-            words.append(f"--cap {_id(row)}={row['limit']}")
+            words.append(f"--cap {_id(row) if suite else row['attack']}={row['limit']}")
     for row in spec["rows"] if usual else ():
         name = row["attack"] + (f"-{row['label']}" if row["label"] else "")
         for key, value in row["parameters"].items():
             if value != usual.get(_id(row), {}).get(key):
-                words.append(f"--set {name}.{key}={value}")
+                words.append(f"--set {name}.{key}={str(value).lower() if isinstance(value, bool) else value}")
     averaged = [row for row in spec["rows"] if row["view"] in AVERAGING]
     if averaged and (changed or not suite):
         words.append(f"--eot-samples {averaged[0]['draws']} --objective {averaged[0]['objective']}")

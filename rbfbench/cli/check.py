@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rbfbench.cli.again import command_of
-from rbfbench.cli.configuration import choose_gate
-from rbfbench.cli.options import NORMS, check_writable
+from rbfbench.cli.configuration import asked_by_the_gate, choose_gate
+from rbfbench.cli.options import NORMS, check_writable, parse_eps
 from rbfbench.cli.plan import run_options
-from rbfbench.errors import UsageError
+from rbfbench.errors import IncomparableError, UsageError
 
 if TYPE_CHECKING:
     from rbfbench.results.gate import Baseline, Gate
+    from rbfbench.results.records import Run
 
 SUMMARY_LIMIT = 900_000  # bytes; GitHub drops a job summary above 1 MiB
 
@@ -81,6 +82,7 @@ def check(**given: Any) -> None:  # noqa: ANN401  (click passes the options decl
     before = read_baseline(given["baseline"]) if given["baseline"] else None
     if given["run"]:
         run, samples = read_run(given["run"]), read_samples(given["run"])
+        _answers_the_gate(run)
     else:
         run, samples = _made(given)
     after = baseline_of(run, samples, command_of(run.spec))
@@ -95,6 +97,21 @@ def check(**given: Any) -> None:  # noqa: ANN401  (click passes the options decl
     _report(given, gate)
     if not gate.passed:
         raise click.exceptions.Exit(1)
+
+
+def _answers_the_gate(run: Run) -> None:
+    """Refuse a finished run that is about another question than the gate of rbfbench.toml asks."""
+    gate = asked_by_the_gate()
+    asked: dict[str, Any] = {name: gate[name] for name in ("model", "dataset", "norm") if name in gate}
+    if "eps_text" in gate:
+        asked["eps"] = parse_eps(str(gate["eps_text"]))
+    for field, wanted in asked.items():
+        if run.spec.get(field) != wanted:
+            raise IncomparableError(
+                "the run does not answer the gate",
+                f"{field} is {run.spec.get(field)} in the run and {wanted} in the gate",
+                "leave the run out: the gate makes its own",
+            )
 
 
 def _floors(texts: tuple[str, ...]) -> dict[str, float]:

@@ -109,7 +109,7 @@ def _options(command: click.Command) -> dict[str, click.Parameter]:
 def _table(path: Path, tables: Mapping[str, Any], name: str) -> dict[str, Any]:
     table = tables.get(name, {})
     if not isinstance(table, dict):
-        raise UsageError(f"{name} in {path} is no table", "it holds a value", f"write [{name}] above its options")
+        raise UsageError(f"{name} in {path} is no table", "it holds a value", "write its name in [ ] above its options")
     return table
 
 
@@ -142,8 +142,22 @@ def _values(
             if isinstance(value, list):
                 raise UsageError(f"{key} in [{section}] of {path} takes one value", "it is a list", "give one")
             value = [value]
+        for part in value if isinstance(value, list) else [value]:
+            _check_kind(path, section, key, part, parameter)
         found[str(parameter.name)] = value
     return found
+
+
+def _check_kind(path: Path, section: str, key: str, value: object, parameter: click.Parameter) -> None:
+    """Refuse what click would bend without a word, as 2.7 to 2, or stumble over, as 7 for a flag."""
+    flag, whole = (
+        isinstance(parameter.type, click.types.BoolParamType),
+        isinstance(parameter.type, click.types.IntParamType),
+    )
+    kinds = (bool, str) if flag else (int, str) if whole else (int, float, str)
+    if not isinstance(value, kinds) or (not isinstance(value, str) and isinstance(value, bool) != flag):
+        wanted = "true or false" if flag else "a whole number" if whole else "a number or a text"
+        raise UsageError(f"{key} = {value} in [{section}] of {path} cannot be used", f"it wants {wanted}", "give that")
 
 
 def _place(found: dict[str, Any], name: str, values: dict[str, Any]) -> None:
@@ -169,7 +183,14 @@ def choose_gate(context: click.Context, parameter: click.Parameter, name: str | 
     if name not in configuration.gates:
         raise unknown_name("gate", name, configuration.gates)
     context.default_map = {**(context.default_map or {}), **configuration.gates[name]}
+    context.meta[GATES] = configuration.gates[name]
     return name
+
+
+def asked_by_the_gate() -> dict[str, Any]:
+    """The options of the gate that was chosen; none without one."""
+    found: dict[str, Any] = click.get_current_context().meta.get(GATES, {})
+    return found
 
 
 def from_file(name: str) -> bool:

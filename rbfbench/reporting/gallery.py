@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +63,9 @@ def _shown(path: Path) -> list[Shown]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, EOFError, ValueError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zlib.error, BadZipFile) as error:
         raise LoadError(f"cannot read {path}", "it is damaged", "remove it, or make the run again") from error
-    if "x" not in arrays:  # written by a version that kept no clean images beside them
+    if not {"x", "label", "prediction", "correct", "classes"} <= set(arrays):  # an earlier version kept x_adv alone
         return []
     names = [str(name) for name in arrays["classes"]]
     order = np.argsort(arrays["correct"], kind="stable")[:SHOWN]

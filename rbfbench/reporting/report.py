@@ -27,6 +27,10 @@ COLUMNS = (
 )
 
 
+# What runs share that differ in their radius alone.
+SAME = ("norm", "suite", "rows", "seed", "passes", "knobs", "worst_case", "include_transfer")
+
+
 @dataclass(frozen=True)
 class Entry:
     """One run.
@@ -65,7 +69,7 @@ def sweeps_of(runs: Sequence[Run]) -> list[Sweep]:
     for run in runs:
         spec = run.spec
         # Constants of a defence tell its variants apart; a fingerprint would differ between radii for no reason.
-        key = (run.model_digest, run.data_digest, spec["norm"], spec.get("suite"), str(spec.get("knobs")))
+        key = (run.model_digest, run.data_digest, *(str(spec.get(field)) for field in SAME))
         groups.setdefault(key, {})[float(spec["eps"])] = run
     return [
         Sweep(

@@ -143,6 +143,7 @@ class Schedule:
         for name in ("fade", "weight_decay", "shift", "contrast", "colour", "shading", "settle"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "at least 0 and finite")
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and below 1")
+        _check("settle", self.settle, self.settle != 1, "0, or at least 2")
         then = self.lr_then
         _check("lr_then", then, then is None or 0 < then < float("inf"), "above 0 and finite")
 

@@ -189,10 +189,11 @@ def settle(
         norm.train()
     n = min(n, len(images)) if norms else 0
     keys = Keys.of(images.head(n).ids, seed).fold("settle")
-    for start in range(0, n, 100):
-        x, _ = images.batch(start, min(start + 100, n))
-        model.classify(model.front(x.to(device), keys[np.arange(start, start + len(x))]))
-        progress("batch norm", start + len(x), n, "")
+    # Of even size: each batch counts alike, and one image alone has no variance.
+    for where in np.array_split(np.arange(n), -(-n // 100)) if n else ():
+        x, _ = images.batch(int(where[0]), int(where[-1]) + 1)
+        model.classify(model.front(x.to(device), keys[where]))
+        progress("batch norm", int(where[-1]) + 1, n, "")
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

@@ -220,7 +220,7 @@ BAD: list[tuple[type, str, tuple[float, ...]]] = [
     *((Schedule, name, NOT_POSITIVE) for name in ("lr", "lr_least", "lr_then")),
     *((Schedule, name, NEGATIVE) for name in ("fade", "weight_decay", "contrast", "colour", "shading")),
     (Schedule, "shift", (-1,)),
-    (Schedule, "settle", (-1,)),
+    (Schedule, "settle", (-1, 1)),
     (Schedule, "momentum", (-0.1, 1.0, math.nan)),
     *((Noise, name, (0, -1)) for name in ("copies", "adversarial_steps", "stored", "made_at")),
     *((Noise, name, NEGATIVE) for name in ("gaussian_std", "gaussian_bound", "adversarial_eps", "rotate", "shift")),

@@ -698,6 +698,7 @@ def test_settling_leaves_a_net_without_batch_norm_and_stops_at_the_last_image() 
     model = RBFCNN(plain.reconstruction, Normed())
     settle(model, digits()[0], 10_000, seed=0, device=torch.device("cpu"), progress=lambda *told: stages.append(told))
     assert [told[1] for told in stages] == [100, 200, 300]
+    settle(model, digits()[0], 101, seed=0, device=torch.device("cpu"))
 
 
 def test_a_training_settles_only_where_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
