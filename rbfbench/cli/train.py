@@ -66,7 +66,7 @@ def train(**given: Any) -> None:  # noqa: ANN401  (click passes the options decl
     rbfbench train rcnn+ --dataset mnist --out rcnn+.safetensors
     rbfbench train rcnn+ --preset authors --precision bfloat16 --out a.safetensors
     rbfbench train cnn-ls-noise --source cnn-ls.safetensors --out b.safetensors
-    rbfbench train rcnn+ --start rcnn+ --lr 0.05 --epochs 5 --out tuned.safetensors
+    rbfbench train rcnn+ --start rcnn+ --lr 0.05 --out tuned.safetensors
     rbfbench train rcnn+ --set schedule.shift=1 --set noise.copies=60 --show
     """  # noqa: D301  (click's sign for lines that stay as they are)
     recipe, dataset, out = given["recipe"], given["dataset"], given["out"]
