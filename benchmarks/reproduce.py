@@ -12,7 +12,7 @@ TABLE is one of
   6                        certificates
   7                        noise against accuracy
   beyond-linf, -l2, -l1    what the paper did not try: margin losses through the noise, noise that is known, black boxes
-  union                    images that withstand all three norms, from the folders of the tables above
+  union                    each image under the strongest attack of all three norms, from the folders of those tables
   quick                    the quick suite, with --dataset digits in minutes
 
 Each model of a table is one command of rbfbench with a folder of its own under --work, so a run that was killed goes
@@ -319,6 +319,12 @@ def _runs(model: str, tables: Sequence[str], dataset: str, work: Path, limit: in
     return found
 
 
+def split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Our own words, and those after --, which are options for every command."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
+
+
 def main() -> None:
     """Run a table and write its file after every command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -330,8 +336,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=50_000, help="of a certificate")
     parser.add_argument("--work", type=Path, default=Path("~/.cache/rbfbench/tables").expanduser())
     parser.add_argument("--results", type=Path, default=RESULTS)
-    ours, _, extra = " ".join(sys.argv[1:]).partition(" -- ")  # after --: options for every command
-    given = parser.parse_args(ours.split())
+    words, extra = split(sys.argv[1:])
+    given = parser.parse_args(words)
     dataset = given.dataset
     if dataset == "digits" and given.table != "quick":
         parser.error("the paper has no table of the digits: only quick runs on them")
@@ -347,7 +353,7 @@ def main() -> None:
     if set(models) < set(MODELS) and target.is_file():
         results = json.loads(target.read_text(encoding="utf-8"))
     for job in jobs(given.table, dataset, given.limit, given.draws, scale=given.scale, models=models):
-        made = run(job, given.work / f"{given.table}-{dataset}-{given.limit}", extra.split())
+        made = run(job, given.work / f"{given.table}-{dataset}-{given.limit}", extra)
         results["columns"] |= made
         write(target, results)
         print(f"{job.name}: {next(iter(made.values()))['wall_s']:.0f} s", flush=True)

@@ -40,7 +40,8 @@ of them names its commands, seed, commit, versions, hardware and times. A cell i
 interval; where the paper has a number, it follows after "paper". An empty cell was not run.
 
 The models are smaller than the paper's, and were trained for fewer epochs (see their cards): a difference to the paper
-can come from that. What does not depend on it is how the columns of one table compare: they were trained alike.
+can come from that. The columns of one table share images, attacks and, on MNIST, the classifier behind the defence; how
+long each was trained is on its card.
 
 Attacks are on the first images of the test file; "n" beside a cell says where a row took fewer than its column, and the
 commands say which steps were shortened. A worst case over attacks that ran on fewer images holds those attacks for

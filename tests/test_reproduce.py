@@ -224,6 +224,13 @@ def test_the_quick_table_runs_and_goes_on_where_it_was_killed(dataset, tmp_path)
         assert again[model]["worst_case"] == column["worst_case"]
 
 
+def test_words_after_two_dashes_are_for_the_commands():
+    ours, extra = reproduce.split(["1", "--limit", "5", "--work", "a folder", "--", "--device", "cuda"])
+    assert ours == ["1", "--limit", "5", "--work", "a folder"]
+    assert extra == ["--device", "cuda"]
+    assert reproduce.split(["1"]) == (["1"], [])
+
+
 def test_a_card_tells_the_time_of_its_training():
     card = (BENCHMARKS.parent / "rbfbench/defenses/weights/mnist-rcnn+.md").read_text(encoding="utf-8")
     found = reproduce.trained(card)

@@ -54,7 +54,7 @@ def read_configuration(path: Path | None, cli: click.Group) -> Configuration:
     """
     if path is None:
         path = Path(FILE)
-        if not path.is_file():
+        if not path.exists():
             return Configuration()
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -150,10 +150,8 @@ def _values(
 
 def _check_kind(path: Path, section: str, key: str, value: object, parameter: click.Parameter) -> None:
     """Refuse what click would bend without a word, as 2.7 to 2, or stumble over, as 7 for a flag."""
-    flag, whole = (
-        isinstance(parameter.type, click.types.BoolParamType),
-        isinstance(parameter.type, click.types.IntParamType),
-    )
+    flag = isinstance(parameter.type, click.types.BoolParamType)
+    whole = isinstance(parameter.type, click.types.IntParamType)
     kinds = (bool, str) if flag else (int, str) if whole else (int, float, str)
     if not isinstance(value, kinds) or (not isinstance(value, str) and isinstance(value, bool) != flag):
         wanted = "true or false" if flag else "a whole number" if whole else "a number or a text"

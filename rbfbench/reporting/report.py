@@ -26,7 +26,6 @@ COLUMNS = (
     *OF_ATTACK,
 )
 
-
 # What runs share that differ in their radius alone.
 SAME = ("norm", "suite", "rows", "seed", "passes", "knobs", "worst_case", "include_transfer")
 
@@ -68,7 +67,6 @@ def sweeps_of(runs: Sequence[Run]) -> list[Sweep]:
     groups: dict[tuple[object, ...], dict[float, Run]] = {}
     for run in runs:
         spec = run.spec
-        # Constants of a defence tell its variants apart; a fingerprint would differ between radii for no reason.
         key = (run.model_digest, run.data_digest, *(str(spec.get(field)) for field in SAME))
         groups.setdefault(key, {})[float(spec["eps"])] = run
     return [

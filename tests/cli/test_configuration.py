@@ -79,6 +79,8 @@ def test_another_file_can_be_named(here, tmp_path):
     (tmp_path / "other.toml").write_text(DIGITS)
     assert spec(here("--config", "other.toml", "attack", "--json", "-"))["limit"] == 8
     assert "none.toml" in str(here("--config", "none.toml", "ls").exception)
+    (tmp_path / "rbfbench.toml").mkdir()
+    assert "cannot read rbfbench.toml" in str(here("ls", "attacks").exception)
 
 
 @pytest.mark.parametrize(
