@@ -71,7 +71,7 @@ def read_configuration(path: Path | None, cli: click.Group) -> Configuration:
         options = _options(command)
         shared = {key: value for key, value in _table(path, tables, EVERYWHERE).items() if key in options}
         own = _values(path, name, _own(path, tables, name, command), options, command)
-        _place(found, name, _values(path, EVERYWHERE, shared, options) | own)
+        _place(found, name, _over(_values(path, EVERYWHERE, shared, options), own))
     known = {key for command in commands.values() for key in _options(command)}
     for key in _table(path, tables, EVERYWHERE):
         if key not in known:
@@ -158,6 +158,13 @@ def _check_kind(path: Path, section: str, key: str, value: object, parameter: cl
         raise UsageError(f"{key} = {value} in [{section}] of {path} cannot be used", f"it wants {wanted}", "give that")
 
 
+def _over(general: Mapping[str, Any], special: dict[str, Any]) -> dict[str, Any]:
+    """Both, the special ones before the general: attacks there replace a suite here, and the other way round."""
+    replaced = {"attacks": "suite", "suite": "attacks"}
+    gone = {replaced[name] for name in special if name in replaced}
+    return {name: value for name, value in general.items() if name not in gone} | special
+
+
 def _place(found: dict[str, Any], name: str, values: dict[str, Any]) -> None:
     parent, _, child = name.partition(".")
     if child:
@@ -180,7 +187,7 @@ def choose_gate(context: click.Context, parameter: click.Parameter, name: str | 
         raise UsageError(f"there is no gate {name!r}", f"{where} has no [gate.{name}]", "write one, as in docs/ci.md")
     if name not in configuration.gates:
         raise unknown_name("gate", name, configuration.gates)
-    context.default_map = {**(context.default_map or {}), **configuration.gates[name]}
+    context.default_map = _over(context.default_map or {}, configuration.gates[name])
     context.meta[GATES] = configuration.gates[name]
     return name
 

@@ -146,9 +146,13 @@ def rows_of(given: dict[str, Any]) -> list[Row]:
 
 
 def _let_the_file_give_way(given: dict[str, Any]) -> None:
-    """Drop a suite of rbfbench.toml, in place, where attacks were typed, and the other way round."""
+    """Drop a suite of rbfbench.toml, in place, where attacks were typed, and the other way round.
+
+    What the file sets and caps was meant for what is dropped, and goes with it.
+    """
     if given["attacks"] and given["suite"] and from_file("suite") != from_file("attacks"):
         given |= {"suite": None} if from_file("suite") else {"attacks": ()}
+        given |= {name: () for name in ("settings", "caps") if from_file(name)}
 
 
 def _check_rows(given: dict[str, Any], rows: list[Row]) -> None:

@@ -62,17 +62,26 @@ def test_the_section_of_a_command_beats_that_of_all(run):
     assert spec(run(DIGITS + "limit = 3\n", "attack", "--json", "-"))["limit"] == 3
 
 
-def test_attacks_that_were_typed_replace_the_suite_of_the_file(run):
-    text = DIGITS.replace('set = { "pgd.steps" = 2, "pgd-margin.steps" = 3 }', "")
-    found = spec(run(text, "attack", "--attack", "fgsm", "--json", "-"))
+def test_attacks_that_were_typed_replace_the_suite_of_the_file_with_its_settings(run):
+    found = spec(run(DIGITS + 'cap = ["mi-fgsm=3"]\n', "attack", "--attack", "fgsm", "--json", "-"))
     assert [row["attack"] for row in found["rows"]] == ["fgsm"]
     assert found["suite"] == ""
+    text = DIGITS.replace('set = { "pgd.steps" = 2, "pgd-margin.steps" = 3 }', "")
     text = text.replace('suite = "quick"', 'attack = ["fgsm", "pgd"]')
     assert spec(run(text, "attack", "--json", "-"))["suite"] == ""
     found = spec(run(text, "attack", "--suite", "quick", "--json", "-"))
     assert found["suite"] == "quick"
     both = run(text + 'suite = "quick"\n', "attack", "--json", "-")
     assert "exclude each other" in str(both.exception)
+
+
+def test_attacks_of_a_special_section_replace_the_suite_of_a_general_one(run):
+    general = '[options]\nsuite = "quick"\ndataset = "digits"\nlimit = 4\ndevice = "cpu"\n'
+    special = 'attack = ["fgsm"]\nmodel = "cnn"\neps = 0.1\n'
+    found = spec(run(f"{general}[attack]\n{special}", "attack", "--json", "-"))
+    assert [row["attack"] for row in found["rows"]] == ["fgsm"]
+    gate = run(f"{general}[gate.a]\n{special}min-accuracy = 0.0\n", "check", "--gate", "a")
+    assert gate.exit_code == 0, (gate.output, gate.exception)
 
 
 def test_another_file_can_be_named(here, tmp_path):
