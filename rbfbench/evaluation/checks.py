@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import fsum
 
 from rbfbench.attacks import Row
 from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.evaluation.target import Target
-from rbfbench.results.records import AttackRow, Check, Score
+from rbfbench.results.records import AttackRow, Cell, Check, Score
 
 ONE_POINT = 0.01
 BLACK_BOX = 0.002  # share of images from which a black box that does better is told (arXiv 2003.01690)
+GRADIENTS = ("white-box", "static", "adaptive")  # categories of rows that follow them
 NO_VARIANCE = 1e-6  # a filter below it tells an exact match from a change of one 8-bit level in one pixel
 GREY = 0.5
 
 
 def run_checks(
-    target: Target, clean: Score, rows: Sequence[AttackRow], left_out: Sequence[Row], suspicion: str = ""
+    target: Target, clean: Score, cells: Sequence[Cell], left_out: Sequence[Row], suspicion: str = ""
 ) -> list[Check]:
     """All checks, fired or not.
 
     Args:
         target: The model.
         clean: Its accuracy without attack.
-        rows: The attacks that ran.
+        cells: The attacks that ran, with their samples.
         left_out: Rows of the suite whose view the model does not have.
         suspicion: What the model seems to expect in place of images in [0,1].
     """
+    rows = [cell.row for cell in cells]
     names = ", ".join(row.id for row in left_out)
     chance = 1 / target.n_classes
     at_chance = clean.ci95[0] <= chance
@@ -63,7 +66,7 @@ def run_checks(
         _few_classes(target, rows),
         _idle(rows),
         _single_step(rows),
-        _black_box(rows),
+        _black_box(cells),
         _eight_bit(rows),
     ]
 
@@ -132,15 +135,20 @@ def _single_step(rows: Sequence[AttackRow]) -> Check:
     )
 
 
-def _black_box(rows: Sequence[AttackRow]) -> Check:
-    """Rows that see answers only, and controls, against those that follow gradients, on as many images."""
-    blind = [row for row in rows if row.category in ("black-box", "transfer")]
-    found = [
-        f"{row.id} ({row.accuracy:.1%})"
-        for row in blind
-        if (best := _best([other for other in _of_gradients(rows) if other.n == row.n]))
-        and row.accuracy < best.accuracy - BLACK_BOX
-    ]
+def _black_box(cells: Sequence[Cell]) -> Check:
+    """Rows that see answers only, and controls, against those that follow gradients, on the images that both hold."""
+    gradients = [{s.image: s.correct for s in cell.samples} for cell in cells if cell.row.category in GRADIENTS]
+    found = []
+    for cell in cells:
+        if cell.row.category not in ("black-box", "transfer"):
+            continue
+        for correct in gradients:
+            both = [(s.correct, correct[s.image]) for s in cell.samples if s.image in correct]
+            gap = (fsum(ours for _, ours in both) - fsum(blind for blind, _ in both)) / max(1, len(both))
+            if gap <= BLACK_BOX:
+                break  # this one breaks as much
+        else:
+            found += [f"{cell.row.id} ({cell.row.accuracy:.1%})"] if gradients else []
     return Check(
         code="black-box-stronger",
         fired=bool(found),
@@ -149,7 +157,7 @@ def _black_box(rows: Sequence[AttackRow]) -> Check:
 
 
 def _of_gradients(rows: Sequence[AttackRow]) -> list[AttackRow]:
-    return [row for row in rows if row.category in ("white-box", "static", "adaptive")]
+    return [row for row in rows if row.category in GRADIENTS]
 
 
 def _eight_bit(rows: Sequence[AttackRow]) -> Check:

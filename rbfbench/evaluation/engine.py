@@ -143,7 +143,7 @@ def evaluate(
         ),
         null_attack=null,
         checks=job.crashes
-        + run_checks(target, clean, [cell.row for cell in cells], job.left_out, suspicion)
+        + run_checks(target, clean, cells, job.left_out, suspicion)
         + ([job.surrogate_check()] if surrogates else []),
     )
     samples = [sample for cell in cells for sample in cell.samples]

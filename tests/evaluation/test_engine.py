@@ -543,6 +543,11 @@ def test_a_black_box_that_does_better_than_gradients_is_told():
     rows = [row("pgd", steps=5), row("square", "none", queries=100)]
     assert "black-box-stronger" in fired(run(Hidden(), rows))
     assert "black-box-stronger" not in fired(run(Brightness(), rows))
+    capped = [rows[0], dataclasses.replace(rows[1], limit=8)]  # compared on the images that both hold
+    assert "black-box-stronger" in fired(run(Hidden(), capped))
+    assert "black-box-stronger" not in fired(run(Brightness(), capped))
+    assert "black-box-stronger" in fired(run(Hidden(), capped[::-1]))
+    assert "black-box-stronger" not in fired(run(Brightness(), [dataclasses.replace(rows[0], limit=8), rows[1]]))
 
 
 def test_a_model_without_gradients_is_described_so_and_met_by_black_boxes():
