@@ -6,12 +6,13 @@ TABLE is one of
 
   1                        attacks under linf
   2                        what an epoch of training costs
-  3                        the worst case of each model, from the folders of tables 1 and beyond-linf
+  3, 3-l1, 3-l2            the worst case of each model under a norm, from the folders of all tables of that norm
   4                        within and beyond the bound
   5-l1, 5-l2               attacks under l1 and l2
   6                        certificates
   7                        noise against accuracy
   beyond-linf, -l2, -l1    what the paper did not try: margin losses through the noise, noise that is known, black boxes
+  autoattack               AutoAttack under linf; its suite for random models where the model is one
   union                    each image under the strongest attack of all three norms, from the folders of those tables
   quick                    the quick suite, with --dataset digits in minutes
 
@@ -49,8 +50,9 @@ BOUNDED = ("madry", *RANDOM)
 NORMS = ("linf", "l2", "l1")
 ATTACKED = {"1": ("linf", "paper-linf"), "5-l1": ("l1", "paper-l1"), "5-l2": ("l2", "paper-l2")}
 BEYOND = {f"beyond-{norm}": norm for norm in NORMS}
-BOTH = {norm: (table, f"beyond-{norm}") for table, (norm, _) in ATTACKED.items()}  # the tables of each norm
-COMPUTED = {"3": ("linf",), "union": NORMS}
+OF_NORM = {norm: (table, f"beyond-{norm}") for table, (norm, _) in ATTACKED.items()}
+OF_NORM["linf"] += ("autoattack",)
+COMPUTED = {"3": ("linf",), "3-l1": ("l1",), "3-l2": ("l2",), "union": NORMS}
 TRADE_OFF_ROWS = ("pgd", "cw")
 TIMED = ("cnn", "fast", "madry", "rcnn", "rcnn+")
 
@@ -75,6 +77,10 @@ SMALL: dict[str, tuple[str, ...]] = {
         *("--set", "pgd.restarts=1"),
     ),
     **dict.fromkeys(BEYOND, _THROUGH_NOISE),
+}
+RANDOM_SMALL: dict[str, tuple[str, ...]] = {  # ... and on random models, each of whose answers takes many passes
+    "1": ("--cap", "spsa=5", "--set", "spsa.pairs=32", "--set", "spsa.steps=50"),
+    "autoattack": ("--cap", "apgd-ce/eot=25", "--cap", "apgd-dlr/eot=25"),
 }
 
 
@@ -115,6 +121,8 @@ class Plan(NamedTuple):
         """An attack at the paper's radius."""
         images = ("--dataset", self.dataset, "--limit", str(self.limit))
         small = SMALL.get(self.table, ()) if self.scale == "small" else ()
+        if self.scale == "small" and model in RANDOM:
+            small += RANDOM_SMALL.get(self.table, ())
         return ("attack", "--model", model, *images, "--norm", norm, "--eps", RADII[self.dataset][norm], *words, *small)
 
 
@@ -179,9 +187,17 @@ def beyond(plan: Plan) -> Iterator[Job]:
     for model in [model for model in RANDOM if model in plan.models]:
         yield Job(f"{model} with known noise", plan.attack(model, norm, "--noise-scope", "model", *suite))
     if "rcnn+" in plan.models:
-        surrogate = ("--surrogate", f"benchmarks/smoothed.py:{plan.dataset}", "--include-transfer", "--passes", "10")
-        words = ("--attack", "transfer", "--set", "transfer.loss=margin", *surrogate)
-        yield Job("rcnn+ by its smoothed self", plan._replace(scale="full").attack("rcnn+", norm, *words))
+        for file, name in (("smoothed", "its smoothed self"), ("nearest", "its reconstructions")):
+            surrogate = ("--surrogate", f"benchmarks/{file}.py:{plan.dataset}", "--include-transfer", "--passes", "10")
+            words = ("--attack", "transfer", "--set", "transfer.loss=margin", *surrogate)
+            yield Job(f"rcnn+ by {name}", plan._replace(scale="full").attack("rcnn+", norm, *words))
+
+
+def autoattacked(plan: Plan) -> Iterator[Job]:
+    """AutoAttack, under linf."""
+    for model in plan.models:
+        suite = "autoattack-rand" if model in RANDOM else "autoattack"
+        yield Job(model, plan.attack(model, "linf", "--suite", suite, "--passes", "10"))
 
 
 def quick(plan: Plan) -> Iterator[Job]:
@@ -193,6 +209,7 @@ def quick(plan: Plan) -> Iterator[Job]:
 COMMANDS: dict[str, Callable[[Plan], Iterator[Job]]] = {
     **dict.fromkeys(ATTACKED, attacked),
     **dict.fromkeys(BEYOND, beyond),
+    "autoattack": autoattacked,
     "2": timed,
     "4": bounds,
     "6": certified,
@@ -268,7 +285,7 @@ def together(norms: Sequence[str], dataset: str, work: Path, limit: int) -> dict
     """
     columns = {}
     for model in MODELS:
-        found = {norm: _runs(model, BOTH[norm], dataset, work, limit) for norm in norms}
+        found = {norm: _runs(model, OF_NORM[norm], dataset, work, limit) for norm in norms}
         if not all(found.values()):
             continue
         runs = [pair for of_norm in found.values() for pair in of_norm]

@@ -13,7 +13,7 @@ from typing import Any
 
 from claims import judged
 from paper import BEYOND_BOUND, CERTIFIED, PAPER, STRONGEST, TRADE_OFF, TRAINING, Numbers
-from reproduce import MODELS
+from reproduce import COMPUTED, MODELS
 
 DATASETS = ("mnist", "cifar10")
 HERE = Path(__file__).parent
@@ -21,12 +21,15 @@ TITLES = {
     "1": "Table I: attacks under linf",
     "2": "Table II: time of training",
     "3": "Table III: the strongest of all attacks under linf",
+    "3-l1": "As Table III, under l1: the strongest of all attacks",
+    "3-l2": "As Table III, under l2: the strongest of all attacks",
     "4": "Table IV: within and beyond the bound, linf",
     "5-l1": "Table V, first half: attacks under l1",
     "5-l2": "Table V, second half: attacks under l2",
     "6": "Table VI: certified accuracy under l2",
     "7": "Table VII: noise against accuracy, linf",
     "beyond-linf": "Beyond the paper: linf",
+    "autoattack": "Beyond the paper: AutoAttack, linf",
     "beyond-l2": "Beyond the paper: l2",
     "beyond-l1": "Beyond the paper: l1",
     "union": "Union over l1, l2 and linf: each image meets the strongest of all attacks under all three norms",
@@ -99,12 +102,12 @@ def section(result: dict[str, Any]) -> Iterator[str]:
         yield from certified(dataset, columns)
     elif table == "2":
         yield from timed(dataset, columns)
-    elif table in ("3", "union"):
+    elif table in COMPUTED:
         yield from strongest(dataset, columns, table)
     else:
         yield from attacked(columns, _paper(table, dataset, list(columns)))
     yield ""
-    if table not in ("3", "union"):
+    if table not in COMPUTED:
         yield from provenance(columns)
 
 

@@ -10,16 +10,19 @@ from pathlib import Path
 
 import claims
 import click
+import nearest
 import paper
 import pytest
 import reproduce
 import results_page
+import torch
 from click.testing import CliRunner
 from reproduce import MODELS
 
 from rbfbench.attacks import load_suite
 from rbfbench.cli import cli
 from rbfbench.cli.plan import rows_of
+from rbfbench.data import load_training
 from rbfbench.results.intervals import score
 from rbfbench.results.store import read_samples
 
@@ -125,7 +128,7 @@ def test_every_claim_is_judged_once_its_tables_are_there():
     every = {
         "1": {m: {"worst_case": scored(20), "rows": rows | blind} for m in MODELS},
         "2": {m: {"epoch_s": s} for m, s in (("rcnn+", 10.0), ("madry", 45.0))},
-        "3": {m: scored(20) for m in MODELS},
+        **{table: {m: scored(20) for m in MODELS} for table in ("3", "3-l1", "3-l2")},
         "4": {f"{m} eps=0.35": {"worst_case": scored(10)} for m in MODELS},
         "5-l1": {m: {"worst_case": scored(20)} for m in MODELS},
         "5-l2": {m: {"worst_case": scored(20)} for m in MODELS},
@@ -171,7 +174,7 @@ def test_times_of_training_are_shown_also_while_they_are_measured():
 
 
 def test_runs_of_other_weights_are_not_taken_together(tmp_path):
-    for table, model in (("1", "cnn"), ("beyond-linf", "cnn-ls")):
+    for table, model in (("1", "cnn"), ("beyond-linf", "cnn-ls"), ("autoattack", "cnn")):
         words = ["attack", "--dataset", "digits", "--model", model, "--limit", "5", "--eps", "0.1", "--attack", "fgsm"]
         done = CliRunner().invoke(cli, [*words, "--out", str(tmp_path / f"{table}-digits-5" / "cnn")])
         assert done.exit_code == 0, done.output
@@ -180,7 +183,7 @@ def test_runs_of_other_weights_are_not_taken_together(tmp_path):
 
 
 def test_the_union_over_norms_is_of_what_the_runs_kept(tmp_path):
-    names = {"1": "linf", "beyond-linf": "linf", "5-l1": "l1", "beyond-l1": "l1", "5-l2": "l2", "beyond-l2": "l2"}
+    names = {table: norm for norm, tables in reproduce.OF_NORM.items() for table in tables}
     for table, norm in names.items():
         eps = {"linf": "0.1", "l1": "3", "l2": "0.5"}[norm]
         for model in ("cnn", "rcnn"):
@@ -195,10 +198,27 @@ def test_the_union_over_norms_is_of_what_the_runs_kept(tmp_path):
         robust -= {s.image for s in of_table if s.correct == 0}
     assert union["cnn"]["k"] == len(robust)
     assert union["cnn"]["n"] == 15
-    assert union["cnn"]["attacks"] == 6
+    assert union["cnn"]["attacks"] == len(names) == 7
     linf = reproduce.together(("linf",), "digits", tmp_path, 15)
     assert union["cnn"]["k"] <= linf["cnn"]["k"]
     assert set(union) == {"cnn", "rcnn"}
+
+
+def test_the_nearest_reconstruction_decides():
+    """Against distances in float64, and on the references, whose own class is at distance 0."""
+    surrogate = nearest.of("digits")
+    images, _ = load_training("digits")
+    x, y = images.batch(0, 300)
+    with torch.no_grad():
+        logits = surrogate(x)
+        flat = surrogate.defence.front_static(x).flatten(1)
+    assert surrogate.references.shape == (len(images), 64), "digits has fewer images than are wanted"
+    assert (logits.argmax(1) == y).all()
+    away = torch.cdist(flat.double(), surrogate.references.double()).square()
+    for label in range(10):
+        expected = -away[:, surrogate.classes == label].amin(1)
+        # Squares of up to 64 pixels are added and subtracted in float32.
+        torch.testing.assert_close(logits[:, label].double(), expected, rtol=0, atol=64 * 4 * 2**-23 * 4)
 
 
 @pytest.mark.parametrize("dataset", ["digits", "mnist"])
