@@ -9,15 +9,12 @@ Usage: rbfbench attack --attack transfer --surrogate benchmarks/nearest.py:mnist
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 import rbfbench
 from rbfbench.data import load_training
-from rbfbench.data.catalogue import DEFAULT_ROOT
+from rbfbench.data.catalogue import default_root
 from rbfbench.defenses.rbfcnn import RBFCNN
 
 REFERENCES = 2000  # the first training images
@@ -51,7 +48,7 @@ class NearestReconstruction(nn.Module):
 def of(dataset: str) -> nn.Module:
     """The surrogate of a data set's rcnn+."""
     defence = rbfbench.load_model("rcnn+", dataset)
-    images, _ = load_training(dataset, data_root=Path(os.environ.get("RBFBENCH_DATA_ROOT", DEFAULT_ROOT)).expanduser())
+    images, _ = load_training(dataset, data_root=default_root())
     return NearestReconstruction(defence, *images.batch(0, min(REFERENCES, len(images))))
 
 

@@ -18,15 +18,16 @@ TABLE is one of
 
 Each model of a table is one command of rbfbench with a folder of its own under --work, so a run that was killed goes
 on with the same command. --scale small takes fewer images and steps where a row would take hours on two processor
-cores; the commands in the result files say which. With a GPU: --scale full -- --device cuda. Writes
+cores; the commands in the result files say which. A GPU is used if there is one. Table 2 takes all models in one run,
+and --limit training images of each. Writes
 benchmarks/results/table-TABLE-DATASET.json; benchmarks/results_page.py makes RESULTS.md of these files.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-import re
 import subprocess
 import sys
 import time
@@ -36,8 +37,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from paper import BOUNDS, CERTIFIED, RADII, TRADE_OFF
+from training_time import measure
 
+from rbfbench.cli.options import pick_device
 from rbfbench.defenses import shipped_path
+from rbfbench.evaluation.environment import describe_environment
 from rbfbench.results.intervals import score
 from rbfbench.results.records import Run, Sample
 from rbfbench.results.store import read_run, read_samples
@@ -54,7 +58,7 @@ OF_NORM = {norm: (table, f"beyond-{norm}") for table, (norm, _) in ATTACKED.item
 OF_NORM["linf"] += ("autoattack",)
 COMPUTED = {"3": ("linf",), "3-l1": ("l1",), "3-l2": ("l2",), "union": NORMS}
 TRADE_OFF_ROWS = ("pgd", "cw")
-TIMED = ("cnn", "fast", "madry", "rcnn", "rcnn+")
+EPOCHS, ROUNDS = 3, 3  # of the trainings that are timed
 
 # What --scale small changes: rows that would take hours on two cores.
 _THROUGH_NOISE = (
@@ -141,12 +145,6 @@ def attacked(plan: Plan) -> Iterator[Job]:
         yield Job(model, plan.attack(model, norm, "--suite", suite, "--passes", "10"))
 
 
-def timed(plan: Plan) -> Iterator[Job]:
-    """Table II."""
-    for recipe in TIMED:
-        yield Job(recipe, ("train", recipe, "--dataset", plan.dataset, "--epochs", "1"), "weights.md")
-
-
 def bounds(plan: Plan) -> Iterator[Job]:
     """Table IV."""
     values = ",".join(BOUNDS[plan.dataset])
@@ -210,7 +208,6 @@ COMMANDS: dict[str, Callable[[Plan], Iterator[Job]]] = {
     **dict.fromkeys(ATTACKED, attacked),
     **dict.fromkeys(BEYOND, beyond),
     "autoattack": autoattacked,
-    "2": timed,
     "4": bounds,
     "6": certified,
     "7": traded,
@@ -222,18 +219,10 @@ def run(job: Job, folder: Path, extra: Sequence[str]) -> dict[str, dict[str, Any
     """The columns of a command, which goes on where an earlier one was killed."""
     out = folder / job.name.replace(" ", "_")
     began = time.monotonic()
-    if job.words[0] == "train":
-        out.mkdir(parents=True, exist_ok=True)
-        where = ("--out", str(out / "weights.safetensors"))
-    else:
-        where = ("--out", str(out))
-    words = [*job.words, *extra, *where]
+    words = [*job.words, *extra, "--out", str(out)]
     subprocess.run([sys.executable, "-c", "from rbfbench.cli import main; main()", *words], check=True)  # noqa: S603
     command = {"command": " ".join(["rbfbench", *job.words, *extra]), "wall_s": time.monotonic() - began}
-    document = (out / job.document).read_text(encoding="utf-8")
-    if job.words[0] == "train":
-        return {job.name: trained(document) | command}
-    made = json.loads(document)
+    made = json.loads((out / job.document).read_text(encoding="utf-8"))
     if job.words[0] == "sweep":
         return {f"{job.name} eps={point['text']}": brief(point["run"]) | command for point in made["points"]}
     return {job.name: brief(made) | command}
@@ -258,23 +247,13 @@ def brief(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-CARD = re.compile(
-    r"Last epoch: .*held-out accuracy (?P<held_out>[\d.]+) .*?\n(?P<epochs>\d+) epochs in (?P<minutes>[\d.]+) "
-    r"minutes on (?P<device>.*?), (?P<threads>\d+) threads, torch (?P<torch>\S+)\.$",
-    re.MULTILINE,
-)
-
-
-def trained(card: str) -> dict[str, Any]:
-    """What a card says of its training: seconds an epoch, held-out accuracy, and where."""
-    found = CARD.search(card)
-    if found is None:
-        raise SystemExit("the card of a training does not say how long it took: has its text changed?")
-    return {
-        "epoch_s": 60 * float(found["minutes"]) / int(found["epochs"]),
-        "held_out": float(found["held_out"]),
-        "environment": {"device": found["device"], "threads": int(found["threads"]), "torch": found["torch"]},
-    }
+def timed(dataset: str, limit: int, command: str) -> dict[str, dict[str, Any]]:
+    """The columns of Table II, which take turns in one process."""
+    began, device = time.monotonic(), pick_device("auto")
+    columns = measure(dataset, limit=limit, epochs=EPOCHS, rounds=ROUNDS, device=device)
+    environment = dataclasses.asdict(describe_environment(device))
+    shared = {"command": command, "wall_s": time.monotonic() - began, "environment": environment}
+    return {name: column | shared for name, column in columns.items()}
 
 
 def together(norms: Sequence[str], dataset: str, work: Path, limit: int) -> dict[str, dict[str, Any]]:
@@ -345,7 +324,7 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 def main() -> None:
     """Run a table and write its file after every command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=[*COMMANDS, *COMPUTED])
+    parser.add_argument("table", choices=["2", *COMMANDS, *COMPUTED])
     parser.add_argument("--dataset", choices=list(RADII), default="mnist")
     parser.add_argument("--scale", choices=["full", "small"], default="full")
     parser.add_argument("--models", default=",".join(MODELS), help="those to run now; the others' columns stay")
@@ -360,6 +339,10 @@ def main() -> None:
         parser.error("the paper has no table of the digits: only quick runs on them")
     target = given.results / f"table-{given.table}-{dataset}.json"
     results: dict[str, Any] = {"table": given.table, "dataset": dataset, "columns": {}}
+    if given.table == "2":
+        results["columns"] = timed(dataset, given.limit, f"python benchmarks/reproduce.py {' '.join(words)}")
+        write(target, results)
+        return
     if given.table in COMPUTED:
         results["columns"] = together(COMPUTED[given.table], dataset, given.work, given.limit)
         write(target, results)

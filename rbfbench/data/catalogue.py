@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 DEFAULT_ROOT = Path("~/.cache/rbfbench/data")
+
+
+def default_root() -> Path:
+    """Where full data sets are looked for if nobody says: $RBFBENCH_DATA_ROOT, or `DEFAULT_ROOT`."""
+    return Path(os.environ.get("RBFBENCH_DATA_ROOT", DEFAULT_ROOT)).expanduser()
+
+
 """Where full data sets are looked for when no folder is named."""
 
 

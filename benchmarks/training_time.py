@@ -1,0 +1,152 @@
+"""What training costs, recipe beside recipe: Table II.
+
+Every recipe trains in turn on the first training images, and in turn again in every round, in one process: what the
+machine does besides falls on all of them alike. The time of an epoch and of what grows with the number of images is
+scaled to all of them; the filters take as long however many images there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections import Counter
+from math import fsum, inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from rbfbench.data import load_training
+from rbfbench.data.catalogue import default_root
+from rbfbench.data.images import Images
+from rbfbench.defenses import shipped_path
+from rbfbench.defenses.checkpoint import load
+from rbfbench.defenses.em import EM_PRESETS
+from rbfbench.defenses.rbf import PRESETS
+from rbfbench.training.recipes import RECIPES, adversary_of, noise_of, schedule_of
+from rbfbench.training.trainer import TrainSpec, model_digest, train
+
+TIMED = ("cnn", "fast", "madry", "rcnn", "rcnn+")
+HELD_OUT = 1000
+
+
+class Stages:
+    """Seconds of each stage of a training, by what it tells of its progress."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.last = time.perf_counter()
+
+    def __call__(self, stage: str, done: int, total: int, remark: str) -> None:
+        """The time since the last word belongs to this stage."""
+        del done, total, remark
+        now = time.perf_counter()
+        self.seconds[stage] += now - self.last
+        self.last = now
+
+
+def growth(spec: TrainSpec, stage: str, images: int, everything: int) -> float:
+    """How much longer a stage takes on everything than on so many images."""
+    most = {
+        "filters": 0,  # as many updates, however many images there are
+        "adversarial noise": spec.noise.stored if spec.noise else None,
+        "batch norm": spec.schedule.settle,
+    }.get(stage)
+    return everything / images if most is None else max(1, min(most, everything)) / max(1, min(most, images))
+
+
+def once(
+    name: str,
+    dataset: str,
+    images: Images,
+    validation: Images,
+    *,
+    everything: int,
+    epochs: int,
+    seed: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """One training: seconds of each epoch, held-out accuracy after it, and what is done once, for all images."""
+    recipe = RECIPES[name]
+    maker = shipped_path(recipe.source, dataset) if recipe.source else None
+    source = load(maker)[0].requires_grad_(False) if maker else None
+    spec = TrainSpec(
+        name=name,
+        dataset=dataset,
+        preset="default",
+        recipe=recipe,
+        schedule=dataclasses.replace(schedule_of("default", dataset, recipe), epochs=epochs),
+        noise=noise_of("default", dataset, recipe),
+        adversary=adversary_of(dataset, recipe),
+        rbf=PRESETS["default"] if recipe.rbf else None,
+        em=EM_PRESETS[dataset] if recipe.rbf and source is None else None,
+        source=model_digest(source) if source else None,
+        seed=seed,
+        precision="bfloat16",
+        data_digest=images.digest,
+    )
+    stages = Stages()
+    with TemporaryDirectory() as folder:
+        made = train(spec, images, validation, Path(folder), source=source, device=device, progress=stages)
+    in_epochs = [stages.seconds.pop(f"epoch {number + 1}/{epochs}") for number in range(epochs)]
+    stages.seconds.pop("epochs")  # looks at held-out images, and writes the checkpoint
+    besides = [spent * growth(spec, stage, len(images), everything) for stage, spent in stages.seconds.items()]
+    return {
+        "seconds": in_epochs,
+        "held_out": [epoch["validation_accuracy"] for epoch in made.history],
+        "besides_s": fsum(besides),
+    }
+
+
+def measure(dataset: str, *, limit: int, epochs: int, rounds: int, device: torch.device) -> dict[str, dict[str, Any]]:
+    """Columns of Table II.
+
+    Args:
+        dataset: Data set.
+        limit: Training images an epoch.
+        epochs: Of each training.
+        rounds: Trainings of each recipe, which take turns.
+        device: Where to train.
+
+    Returns:
+        By recipe: seconds of an epoch over all images (one number for each that ran), seconds of what is done once,
+        and for each round the seconds of its epochs, over the images that were trained on, and held-out accuracies.
+    """
+    everything, validation = load_training(dataset, data_root=default_root())
+    images, validation = everything.head(limit), validation.head(HELD_OUT)
+    shared: dict[str, Any] = {"everything": len(everything), "device": device}
+    once(TIMED[0], dataset, images, validation, epochs=1, seed=0, **shared)  # what starts slowly does so here
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in TIMED}
+    for seed in range(rounds):
+        for name in TIMED:
+            made = once(name, dataset, images, validation, epochs=epochs, seed=seed, **shared)
+            runs[name].append(made)
+            print(f"round {seed + 1}, {name}: {fsum(made['seconds']):.1f} s in epochs", flush=True)
+    scale = len(everything) / len(images)
+    return {
+        name: {
+            "epoch_s": [scale * spent for run in found for spent in run["seconds"]],
+            "besides_s": statistics.median(run["besides_s"] for run in found),
+            "rounds": [{"seconds": run["seconds"], "held_out": run["held_out"]} for run in found],
+            "images": len(images),
+            "of": len(everything),
+        }
+        for name, found in runs.items()
+    }
+
+
+def seconds_to(column: dict[str, Any], accuracy: float) -> float | None:
+    """Median over rounds of the seconds in epochs until this held-out accuracy; None where most never reach it."""
+    times = [
+        next((fsum(made["seconds"][: i + 1]) for i, a in enumerate(made["held_out"]) if a >= accuracy), inf)
+        for made in column["rounds"]
+    ]
+    middle = statistics.median(times)
+    return None if middle == inf else middle
+
+
+def common_accuracy(columns: dict[str, dict[str, Any]]) -> float:
+    """The highest held-out accuracy that every training of every column came to."""
+    return min(max(made["held_out"]) for column in columns.values() for made in column["rounds"])
