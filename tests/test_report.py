@@ -203,6 +203,19 @@ def test_csv_holds_the_numbers_as_they_are(folders, tmp_path):
     assert sum(line["row"] == "fgsm/static" and line["eps"] == "0.05" for line in rows) == 1
 
 
+def test_rows_of_a_csv_are_told_apart(tmp_path):
+    """Runs that differ in a constant of the defence, or in the seed, have no two rows alike."""
+    runs = {"a": ("--beta2", "1"), "b": ("--beta2", "1.5"), "c": ("--beta2", "1", "--seed", "7")}
+    words = ["attack", "--model", "rcnn", "--dataset", "digits", "--limit", "4", "--eps", "0.1", "--attack", "fgsm"]
+    for name, more in runs.items():
+        done = CliRunner().invoke(cli, [*words, *more, "--out", str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
+    rows = list(csv.DictReader(io.StringIO(written(tmp_path, tmp_path / "r.csv", *runs))))
+    keys = [tuple(row[name] for name in ("model", "constants", "seed", "norm", "eps", "row")) for row in rows]
+    assert len(set(keys)) == len(keys) == 3 * len({row["row"] for row in rows})
+    assert {row["constants"] for row in rows} == {"beta1 25, beta2 1, m 10", "beta1 25, beta2 1.5, m 10"}
+
+
 def test_markdown_and_latex_hold_the_table(folders, tmp_path):
     run = read_run(folders / "cnn")
     markdown = written(folders, tmp_path / "r.md", "cnn")

@@ -11,7 +11,7 @@ from pathlib import Path
 from rbfbench.reporting.compare_table import cells as compared_cells
 from rbfbench.reporting.compare_table import reading
 from rbfbench.reporting.grid import Grid
-from rbfbench.reporting.notes import caption, explain, warnings
+from rbfbench.reporting.notes import caption, constants, explain, warnings
 from rbfbench.reporting.sweep_table import lines_of
 from rbfbench.reporting.table import Line, sections
 from rbfbench.reporting.words import count, duration, interval, percent, plural
@@ -22,7 +22,21 @@ from rbfbench.results.sweep import Sweep, SweepPoint
 
 OF_ATTACK = ("decisions", "accuracy_8bit", "wrong_any", "invalid", "unknown", "forwards", "backwards", "wall_s")
 COLUMNS = (
-    *("model", "dataset", "norm", "eps", "row", "kind", "accuracy", "ci95_low", "ci95_high", "k", "n"),
+    *(
+        "model",
+        "constants",
+        "dataset",
+        "seed",
+        "norm",
+        "eps",
+        "row",
+        "kind",
+        "accuracy",
+        "ci95_low",
+        "ci95_high",
+        "k",
+        "n",
+    ),
     *OF_ATTACK,
 )
 
@@ -192,12 +206,13 @@ def spreadsheet(report: Report) -> str:
     runs = [entry.run for entry in report.entries]
     runs += [point.run for sweep in report.sweeps for point in sweep.points if point.run not in runs]
     for run in runs:
-        about = {"model": run.model.get("name"), "dataset": run.spec["dataset"]}
-        about |= {"norm": run.spec["norm"], "eps": run.spec["eps"]}
+        about = {"model": run.model.get("name"), "constants": constants(run)}
+        about |= {name: run.spec[name] for name in ("dataset", "seed", "norm", "eps")}
         for line in [line for section in sections(run) for line in section]:
             writer.writerow(about | {"row": line.label} | _numbers(line.score) | _of_row(line.attack))
     for done in report.certifications:
-        about = {"model": done.model["name"], "dataset": done.spec["dataset"], "norm": "l2"}
+        about = {"model": done.model["name"], "norm": "l2"}
+        about |= {name: done.spec[name] for name in ("dataset", "seed")}
         for certified in done.certified:
             row = {"eps": certified.radius, "row": f"certified, sigma {done.spec['sigma']:g}", "kind": "certificate"}
             writer.writerow(about | row | _numbers(certified))
