@@ -10,6 +10,7 @@ TABLE is one of
   4                        within and beyond the bound
   5-l1, 5-l2               attacks under l1 and l2
   6                        certificates
+  claim-1                  what the reconstruction passes on of a change of its input
   7                        noise against accuracy
   beyond-linf, -l2, -l1    what the paper did not try: margin losses through the noise, noise that is known, black boxes
   autoattack               AutoAttack under linf; its suite for random models where the model is one
@@ -26,7 +27,6 @@ benchmarks/results/table-TABLE-DATASET.json; benchmarks/results_page.py makes RE
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import subprocess
 import sys
@@ -36,6 +36,7 @@ from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 from paper import BOUNDS, CERTIFIED, RADII, TRADE_OFF
 from training_time import measure
 
@@ -176,6 +177,13 @@ def traded(plan: Plan) -> Iterator[Job]:
             yield Job(f"rcnn+ adaptive, beta2={beta2}", plan.attack("rcnn+", "linf", "--beta2", beta2, *adaptive))
 
 
+def contracted(plan: Plan) -> Iterator[Job]:
+    """Claim 1."""
+    for model in [model for model in plan.models if model in RANDOM]:
+        images = ("--dataset", plan.dataset, "--limit", str(plan.limit))
+        yield Job(model, ("figure", "reconstruction", "--claim", "--model", model, *images), "claim.json")
+
+
 def beyond(plan: Plan) -> Iterator[Job]:
     """What the paper did not try, under one norm."""
     norm = BEYOND[plan.table]
@@ -211,6 +219,7 @@ COMMANDS: dict[str, Callable[[Plan], Iterator[Job]]] = {
     "4": bounds,
     "6": certified,
     "7": traded,
+    "claim-1": contracted,
     "quick": quick,
 }
 
@@ -219,10 +228,16 @@ def run(job: Job, folder: Path, extra: Sequence[str]) -> dict[str, dict[str, Any
     """The columns of a command, which goes on where an earlier one was killed."""
     out = folder / job.name.replace(" ", "_")
     began = time.monotonic()
-    words = [*job.words, *extra, "--out", str(out)]
+    where = ("--json", str(out / job.document)) if job.words[0] == "figure" else ("--out", str(out))
+    out.mkdir(parents=True, exist_ok=True)
+    words = [*job.words, *extra, *where]
     subprocess.run([sys.executable, "-c", "from rbfbench.cli import main; main()", *words], check=True)  # noqa: S603
     command = {"command": " ".join(["rbfbench", *job.words, *extra]), "wall_s": time.monotonic() - began}
     made = json.loads((out / job.document).read_text(encoding="utf-8"))
+    if job.words[0] == "figure":
+        environment = msgspec.to_builtins(describe_environment(pick_device("auto")))
+        kept = {name: made[name] for name in ("source", "n", "seed", "steps")}
+        return {job.name: kept | {"ratios": made["rows"], "environment": environment} | command}
     if job.words[0] == "sweep":
         return {f"{job.name} eps={point['text']}": brief(point["run"]) | command for point in made["points"]}
     return {job.name: brief(made) | command}
@@ -251,7 +266,7 @@ def timed(dataset: str, limit: int, command: str) -> dict[str, dict[str, Any]]:
     """The columns of Table II, which take turns in one process."""
     began, device = time.monotonic(), pick_device("auto")
     columns = measure(dataset, limit=limit, epochs=EPOCHS, rounds=ROUNDS, device=device)
-    environment = dataclasses.asdict(describe_environment(device))
+    environment = msgspec.to_builtins(describe_environment(device))
     shared = {"command": command, "wall_s": time.monotonic() - began, "environment": environment}
     return {name: column | shared for name, column in columns.items()}
 

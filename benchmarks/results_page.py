@@ -20,6 +20,7 @@ from training_time import common_accuracy, seconds_to
 DATASETS = ("mnist", "cifar10")
 HERE = Path(__file__).parent
 TITLES = {
+    "claim-1": "Claim 1: what the reconstruction passes on of a change of its input",
     "1": "Table I: attacks under linf",
     "2": "Table II: time of training",
     "3": "Table III: the strongest of all attacks under linf",
@@ -104,6 +105,8 @@ def section(result: dict[str, Any]) -> Iterator[str]:
         yield from certified(dataset, columns)
     elif table == "2":
         yield from timed(dataset, columns)
+    elif table == "claim-1":
+        yield from passed_on(columns)
     elif table in COMPUTED:
         yield from strongest(dataset, columns, table)
     else:
@@ -135,6 +138,16 @@ def timed(dataset: str, columns: dict[str, Any]) -> Iterator[str]:
         until, unit = seconds_to(column, common), seconds_to(ours, common)
         equal = f"{until / unit:.2f}" if until and unit else ""
         yield f"| {name} | {epochs} | {ratio} | {column['besides_s']:.0f} | {once} | {equal} |"
+
+
+def passed_on(columns: dict[str, Any]) -> Iterator[str]:
+    """Ratios of Euclidean lengths, after over before: random changes, and those that pass best."""
+    yield "| | norm | eps | change | mean | largest | images |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, column in columns.items():
+        for row in column["ratios"]:
+            ratios = f"{row['mean']:.3f} | {row['largest']:.3f} | {row['n']}"
+            yield f"| {name} | {row['norm']} | {row['eps']:g} | {row['kind']} | {ratios} |"
 
 
 def strongest(dataset: str, columns: dict[str, Any], table: str) -> Iterator[str]:
@@ -216,7 +229,7 @@ def provenance(columns: dict[str, Any]) -> Iterator[str]:
     for name, column in columns.items():
         # A command that went on where it was killed took longer than its last run: attacks keep their own times.
         spent = fsum(row["wall_s"] for row in column["rows"].values()) if "rows" in column else column["wall_s"]
-        n = (column.get("clean") or column["certified"][0])["n"]
+        n = column["n"] if "n" in column else (column.get("clean") or column["certified"][0])["n"]
         checks = f"; fired: {', '.join(sorted(column['checks']))}" if column.get("checks") else ""
         yield (
             f"- {name}: {n} images ({column['source']}), `{column['command']}`, {spent:.0f} s on "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -34,8 +35,10 @@ SCALES = ("full", "small")
 
 
 def parsed(words: tuple[str, ...]) -> tuple[str, dict]:
-    command = cli.get_command(click.Context(cli), words[0])
-    return words[0], command.make_context(words[0], list(words[1:])).params
+    command, rest = cli.get_command(click.Context(cli), words[0]), list(words[1:])
+    if isinstance(command, click.Group):
+        command = command.get_command(click.Context(command), rest.pop(0))
+    return words[0], command.make_context(words[0], rest).params
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -49,6 +52,19 @@ def test_commands_can_be_typed(table, dataset, scale):
         assert given["dataset"] == dataset
         if name in ("attack", "sweep"):
             assert rows_of(given)
+
+
+def test_claim_1_is_measured(tmp_path):
+    (job, _) = reproduce.jobs("claim-1", "mnist", 2, 0)
+    (column,) = reproduce.run(job, tmp_path, ()).values()
+    assert column["n"] == 2
+    assert {(row["norm"], row["kind"]) for row in column["ratios"]} == set(
+        itertools.product(("linf", "l2", "l1"), ("random", "adversarial"))
+    )
+    text = "\n".join(results_page.section({"table": "claim-1", "dataset": "mnist", "columns": {"rcnn": column}}))
+    row = column["ratios"][0]
+    assert f"| rcnn | {row['norm']} | {row['eps']:g} | {row['kind']} | {row['mean']:.3f}" in text
+    assert "2 images" in text
 
 
 @pytest.mark.parametrize(("table", "dataset"), list(paper.PAPER))
@@ -103,6 +119,24 @@ def test_the_page_shows_ours_and_theirs_and_leaves_empty_what_was_not_run():
     assert "| rcnn+ sigma=0.3 | 90.0 (10.0 to 90.0) paper 98 | 1.09 | 3 |" in text
 
 
+def passed(random: float, adversarial: float) -> dict:
+    """A column of Claim 1."""
+    ratios = {"random": random, "adversarial": adversarial}
+    rows = [{"norm": "l2", "eps": 2.0, "beta1": 25.0, "kind": kind, "mean": r, "largest": r, "n": 4}
+            for kind, r in ratios.items()]  # fmt: skip
+    return {"ratios": rows, "n": 4}
+
+
+@pytest.mark.parametrize(
+    ("random", "adversarial", "verdict"),
+    [(0.3, 0.9, "reproduced"), (0.3, 1.1, "partly"), (1.2, 1.3, "not reproduced")],
+)
+def test_a_change_is_mitigated_where_none_passes_whole(random, adversarial, verdict):
+    (found,) = claims.judged("mnist", {"claim-1": {"rcnn+": passed(random, adversarial)}})
+    assert found.verdict == verdict
+    assert f"adversarial under l2 {adversarial:.2f} (at most {adversarial:.2f})" in found.evidence
+
+
 def scored(k: int, n: int = 200) -> dict:
     found = score(k, n)
     return {"accuracy": found.accuracy, "k": k, "n": n, "ci95": found.ci95}
@@ -129,6 +163,7 @@ def test_every_claim_is_judged_once_its_tables_are_there():
     exact = {"pgd/eot": scored(30), "pgd-margin/eot": scored(20), "apgd-dlr/eot": scored(8)}
     every = {
         "1": {m: {"worst_case": scored(20), "rows": rows | blind} for m in MODELS},
+        "claim-1": {m: passed(0.4, 1.2) for m in reproduce.RANDOM},
         "2": {m: timing(*s) for m, s in (("rcnn+", (10, 8, 12)), ("madry", (45, 50, 40)))},
         **{table: {m: scored(20) for m in MODELS} for table in ("3", "3-l1", "3-l2")},
         "4": {f"{m} eps=0.35": {"worst_case": scored(10)} for m in MODELS},
@@ -145,6 +180,7 @@ def test_every_claim_is_judged_once_its_tables_are_there():
     found = {each.claim: each for each in claims.judged("mnist", every)}
     assert len(found) == len(claims.CLAIMS)
     assert found["more noise at run time (beta2) buys robustness"].verdict == "partly"
+    assert found["the reconstruction mitigates minor perturbations in every norm (Claim 1)"].verdict == "partly"
     masked = found["the layers do not mask gradients"]
     assert masked.verdict == "not reproduced"
     assert "square on rcnn, square on rcnn+" in masked.evidence
@@ -199,6 +235,14 @@ def test_equal_accuracy_is_what_every_training_reached():
     assert training_time.seconds_to(slow, common) == 4
     assert training_time.seconds_to(swift, common) == 1
     assert training_time.seconds_to(slow, 0.8) is None
+
+
+def test_the_table_of_times_says_where_it_was_measured(monkeypatch):
+    monkeypatch.setattr(reproduce, "measure", lambda *_, **__: {"rcnn+": {"epoch_s": [1.0]}})
+    (column,) = reproduce.timed("mnist", 10, "python benchmarks/reproduce.py 2").values()
+    assert set(column) == {"epoch_s", "command", "wall_s", "environment"}
+    assert column["environment"]["torch"] == torch.__version__
+    json.dumps(column)
 
 
 def test_times_of_training_are_measured(monkeypatch):
