@@ -20,6 +20,7 @@ def _rows(models: tuple[str, ...], **rows: tuple[float | None, ...]) -> Numbers:
 BOTH = ("rcnn", "rcnn+")
 
 # (table, data set) -> numbers. DAA of the paper is the stronger of our two kinds; its CW under linf is PGD on a margin.
+# Beside its transferred EAD and CW stands our transfer of the margin at the whole budget.
 PAPER: dict[tuple[str, str], Numbers] = {
     ("1", "mnist"): _rows(
         BOTH,
@@ -55,6 +56,7 @@ PAPER: dict[tuple[str, str], Numbers] = {
         ead__static=(90.4, 69.9, 83.4),
         pgd__bpda_eot=(None, 83.1, 90.5),
         transfer_pgd=(97.9, 98.4, 98.9),
+        transfer_margin=(98.2, 99.3, 99.3),
     ),
     ("5-l1", "cifar10"): _rows(
         ("madry", *BOTH),
@@ -62,6 +64,7 @@ PAPER: dict[tuple[str, str], Numbers] = {
         ead__static=(35.5, 61.0, 61.9),
         pgd__bpda_eot=(None, 55.5, 66.8),
         transfer_pgd=(86.2, 82.0, 82.9),
+        transfer_margin=(86.1, 81.1, 82.3),
     ),
     ("5-l2", "mnist"): _rows(
         ("madry", *BOTH),
@@ -69,6 +72,7 @@ PAPER: dict[tuple[str, str], Numbers] = {
         cw_l2__static=(91.0, 72.3, 83.9),
         pgd__bpda_eot=(None, 64.2, 87.5),
         transfer_pgd=(95.6, 88.3, 96.5),
+        transfer_margin=(97.2, 97.0, 98.6),
     ),
     ("5-l2", "cifar10"): _rows(
         ("madry", *BOTH),
@@ -76,6 +80,7 @@ PAPER: dict[tuple[str, str], Numbers] = {
         cw_l2__static=(43.3, 47.9, 54.5),
         pgd__bpda_eot=(None, 45.2, 54.8),
         transfer_pgd=(85.2, 79.1, 81.1),
+        transfer_margin=(85.1, 76.8, 79.5),
     ),
 }
 

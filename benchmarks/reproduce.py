@@ -39,19 +39,21 @@ from typing import Any, NamedTuple
 import msgspec
 from paper import BOUNDS, CERTIFIED, RADII, TRADE_OFF
 from training_time import measure
+from worst import finished, worst_of
 
 from rbfbench.cli.options import pick_device
 from rbfbench.defenses import shipped_path
 from rbfbench.evaluation.environment import describe_environment
-from rbfbench.results.intervals import score
-from rbfbench.results.records import Run, Sample
-from rbfbench.results.store import read_run, read_samples
-from rbfbench.results.summary import choose, enters_worst_case
+from rbfbench.results.atomic import write_atomic
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = ("cnn", "cnn-ls", "cnn-ls-noise", "madry", "rcnn", "rcnn+")
 RANDOM = ("rcnn", "rcnn+")
 BOUNDED = ("madry", *RANDOM)
+BY = {  # names of the folders of runs whose examples a surrogate makes, and its file
+    "rcnn+_by_its_smoothed_self": "smoothed",
+    "rcnn+_by_its_reconstructions": "nearest",
+}
 NORMS = ("linf", "l2", "l1")
 ATTACKED = {"1": ("linf", "paper-linf"), "5-l1": ("l1", "paper-l1"), "5-l2": ("l2", "paper-l2")}
 BEYOND = {f"beyond-{norm}": norm for norm in NORMS}
@@ -164,17 +166,23 @@ def certified(plan: Plan) -> Iterator[Job]:
         for sigma in sorted(sigmas):
             images = ("--dataset", plan.dataset, "--limit", str(plan.limit))
             how = ("--sigma", f"{sigma:g}", "--n", str(plan.draws), "--radii", radii)
-            yield Job(f"{model} sigma={sigma:g}", ("certify", "--model", model, *images, *how), "certify.json")
+            words = ("certify", "--model", model, *images, *how)
+            yield Job(f"{model} sigma={sigma:g}", words, "certify.json")
+            if (
+                model in RANDOM
+            ):  # the paper does not say whether its layers keep their noise under that of the certificate
+                yield Job(f"{model} beta2=0 sigma={sigma:g}", (*words, "--beta2", "0"), "certify.json")
 
 
 def traded(plan: Plan) -> Iterator[Job]:
     """Table VII."""
     for beta2 in TRADE_OFF[plan.dataset] if "rcnn+" in plan.models else ():
         attacks = tuple(word for name in TRADE_OFF_ROWS for word in ("--attack", name))
-        yield Job(f"rcnn+ beta2={beta2}", plan.attack("rcnn+", "linf", "--beta2", beta2, *attacks))
+        yield Job(f"rcnn+ beta2={beta2}", plan.attack("rcnn+", "linf", "--passes", "10", "--beta2", beta2, *attacks))
         if float(beta2):
             adaptive = ("--attack", "pgd", "--gradient", "bpda-eot", "--objective", "mean-of-losses")
-            yield Job(f"rcnn+ adaptive, beta2={beta2}", plan.attack("rcnn+", "linf", "--beta2", beta2, *adaptive))
+            words = ("--passes", "10", "--beta2", beta2, *adaptive)
+            yield Job(f"rcnn+ adaptive, beta2={beta2}", plan.attack("rcnn+", "linf", *words))
 
 
 def contracted(plan: Plan) -> Iterator[Job]:
@@ -193,10 +201,10 @@ def beyond(plan: Plan) -> Iterator[Job]:
     for model in [model for model in RANDOM if model in plan.models]:
         yield Job(f"{model} with known noise", plan.attack(model, norm, "--noise-scope", "model", *suite))
     if "rcnn+" in plan.models:
-        for file, name in (("smoothed", "its smoothed self"), ("nearest", "its reconstructions")):
+        for name, file in BY.items():
             surrogate = ("--surrogate", f"benchmarks/{file}.py:{plan.dataset}", "--include-transfer", "--passes", "10")
             words = ("--attack", "transfer", "--set", "transfer.loss=margin", *surrogate)
-            yield Job(f"rcnn+ by {name}", plan._replace(scale="full").attack("rcnn+", norm, *words))
+            yield Job(name.replace("_", " "), plan._replace(scale="full").attack("rcnn+", norm, *words))
 
 
 def autoattacked(plan: Plan) -> Iterator[Job]:
@@ -239,12 +247,13 @@ def run(job: Job, folder: Path, extra: Sequence[str]) -> dict[str, dict[str, Any
         kept = {name: made[name] for name in ("source", "n", "seed", "steps")}
         return {job.name: kept | {"ratios": made["rows"], "environment": environment} | command}
     if job.words[0] == "sweep":
-        return {f"{job.name} eps={point['text']}": brief(point["run"]) | command for point in made["points"]}
-    return {job.name: brief(made) | command}
+        points = {point["text"]: brief(point["run"], out / f"eps={point['text']}") for point in made["points"]}
+        return {f"{job.name} eps={text}": column | command for text, column in points.items()}
+    return {job.name: brief(made, out) | command}
 
 
-def brief(document: dict[str, Any]) -> dict[str, Any]:
-    """What the tables need of run.json or certify.json."""
+def brief(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What the tables need of run.json or certify.json, and of the samples beside it."""
     kept: dict[str, Any] = {name: document[name] for name in ("model_digest", "data_digest", "environment")}
     kept["seed"], kept["source"] = document["spec"]["seed"], document["spec"]["source"]
     if "certified" in document:
@@ -255,7 +264,7 @@ def brief(document: dict[str, Any]) -> dict[str, Any]:
     return kept | {
         "clean": document["clean"],
         "rows": rows,
-        "worst_case": document["worst_case"],
+        "worst_case": worst_of([done]) if (done := finished(folder)) else document["worst_case"],
         "null_attack": document["null_attack"],
         "checks": fired,
         "status": document["status"],
@@ -267,67 +276,36 @@ def timed(dataset: str, limit: int, command: str) -> dict[str, dict[str, Any]]:
     began, device = time.monotonic(), pick_device("auto")
     columns = measure(dataset, limit=limit, epochs=EPOCHS, rounds=ROUNDS, device=device)
     environment = msgspec.to_builtins(describe_environment(device))
-    shared = {"command": command, "wall_s": time.monotonic() - began, "environment": environment}
+    seeds = f"0 to {ROUNDS - 1}"
+    shared = {"command": command, "seed": seeds, "wall_s": time.monotonic() - began, "environment": environment}
     return {name: column | shared for name, column in columns.items()}
 
 
-def together(norms: Sequence[str], dataset: str, work: Path, limit: int) -> dict[str, dict[str, Any]]:
+def together(norms: Sequence[str], dataset: str, work: Path, limit: int, command: str) -> dict[str, dict[str, Any]]:
     """Of each model: accuracy when every image meets the strongest of all attacks that ran, over tables and norms.
 
-    Images are those that an uncapped row of each norm holds. The choice looks at selection draws only, and the chosen
-    candidate is scored on fresh ones, as in the worst case of one run.
+    Raises:
+        SystemExit: No model has run in all tables.
     """
+    tables = [table for norm in norms for table in OF_NORM[norm]]
     columns = {}
     for model in MODELS:
-        found = {norm: _runs(model, OF_NORM[norm], dataset, work, limit) for norm in norms}
-        if not all(found.values()):
+        folders = {table: work / f"{table}-{dataset}-{limit}" for table in tables}
+        runs = {table: finished(folder / model) for table, folder in folders.items()}
+        if missing := [table for table, done in runs.items() if done is None]:
+            print(f"{model} is left out: table {', '.join(missing)} has not run for it", file=sys.stderr)
             continue
-        runs = [pair for of_norm in found.values() for pair in of_norm]
-        _same_model(model, [run for run, _ in runs])
-        random = runs[0][0].null_attack is not None
-        chosen = choose((samples for _, samples in runs), stochastic=random)
-        if len(chosen) != runs[0][0].clean.n:
-            raise SystemExit(f"the runs of {model} are on different images: run them with the same --limit")
-        whole = [row for run, _ in runs for row in _attacks(run) if row.n == len(chosen)]
-        strongest = min((row.accuracy, row.id, row.norm) for row in whole)
-        total = score(fsum(sample.correct for sample in chosen.values()), len(chosen))
-        columns[model] = {
-            "accuracy": total.accuracy,
-            "k": total.k,
-            "n": total.n,
-            "ci95": list(total.ci95),
-            "strongest": {"row": strongest[1], "norm": strongest[2], "accuracy": strongest[0]},
-            "attacks": sum(len(_attacks(run)) for run, _ in runs),
-            "model_digest": runs[0][0].model_digest,
-        }
+        found = [done for done in runs.values() if done]
+        if model == "rcnn+":
+            found += [done for folder in folders.values() for name in BY if (done := finished(folder / name))]
+        column = worst_of(found) | {"model_digest": found[0].run.model_digest, "seed": found[0].run.spec["seed"]}
+        runs_of = sorted({str(done.run.environment.git) for done in found})
+        spent = fsum(row.wall_s for done in found for row in done.attacks)
+        environment = msgspec.to_builtins(found[0].run.environment) | {"git": ", ".join(runs_of)}
+        columns[model] = column | {"command": command, "environment": environment, "wall_s": spent}
+    if not columns:
+        raise SystemExit(f"no model has run in all of the tables {', '.join(tables)}: run those first")
     return columns
-
-
-def _same_model(model: str, runs: Sequence[Run]) -> None:
-    """Refuse to mix runs of different weights, images, seeds or radii."""
-    asked = {(run.model_digest, run.data_digest, run.spec["seed"], run.spec["passes"]) for run in runs}
-    radii = {(run.spec["norm"], run.spec["eps"]) for run in runs}
-    if len(asked) > 1 or len(radii) > len({run.spec["norm"] for run in runs}):
-        raise SystemExit(f"the runs of {model} differ in weights, images, seed, passes or radius: run them again")
-
-
-def _attacks(run: Run) -> list[Any]:
-    return [row for row in run.attacks if enters_worst_case(row)]
-
-
-def _runs(model: str, tables: Sequence[str], dataset: str, work: Path, limit: int) -> list[tuple[Run, list[Sample]]]:
-    """The finished runs of a model with the samples of its attacks; none unless all tables are there."""
-    folders = [work / f"{table}-{dataset}-{limit}" / model for table in tables]
-    if not all((folder / "run.json").is_file() for folder in folders):
-        return []
-    found = []
-    for folder in folders:
-        done = read_run(folder)
-        if done.status != "complete":
-            return []
-        entering = {row.id for row in _attacks(done)}
-        found.append((done, [sample for sample in read_samples(folder) if sample.attack in entering]))
-    return found
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -354,21 +332,23 @@ def main() -> None:
         parser.error("the paper has no table of the digits: only quick runs on them")
     target = given.results / f"table-{given.table}-{dataset}.json"
     results: dict[str, Any] = {"table": given.table, "dataset": dataset, "columns": {}}
+    command = f"python benchmarks/reproduce.py {' '.join(words)}"
     if given.table == "2":
-        results["columns"] = timed(dataset, given.limit, f"python benchmarks/reproduce.py {' '.join(words)}")
-        write(target, results)
+        write(target, {**results, "columns": timed(dataset, given.limit, command)})
         return
     if given.table in COMPUTED:
-        results["columns"] = together(COMPUTED[given.table], dataset, given.work, given.limit)
-        write(target, results)
+        found = together(COMPUTED[given.table], dataset, given.work, given.limit, command)
+        write(target, {**results, "columns": found})
         return
     models = given.models.split(",")
     if strange := set(models) - set(MODELS):
         parser.error(f"--models: there is no {', '.join(sorted(strange))}; choose of {', '.join(MODELS)}")
-    if set(models) < set(MODELS) and target.is_file():
-        results = json.loads(target.read_text(encoding="utf-8"))
+    kept = set(models) < set(MODELS)
     for job in jobs(given.table, dataset, given.limit, given.draws, scale=given.scale, models=models):
         made = run(job, given.work / f"{given.table}-{dataset}-{given.limit}", extra)
+        if kept and target.is_file():  # read anew each time: another run may have written its models meanwhile
+            results = json.loads(target.read_text(encoding="utf-8"))
+        kept = True
         results["columns"] |= made
         write(target, results)
         print(f"{job.name}: {next(iter(made.values()))['wall_s']:.0f} s", flush=True)
@@ -376,7 +356,7 @@ def main() -> None:
 
 def write(target: Path, results: dict[str, Any]) -> None:
     """Keep what is there so far."""
-    target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_atomic(target, (json.dumps(results, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

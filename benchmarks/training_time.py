@@ -14,7 +14,7 @@ from collections import Counter
 from math import fsum, inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -47,14 +47,22 @@ class Stages:
         self.last = now
 
 
-def growth(spec: TrainSpec, stage: str, images: int, everything: int) -> float:
-    """How much longer a stage takes on everything than on so many images."""
-    most = {
-        "filters": 0,  # as many updates, however many images there are
-        "adversarial noise": spec.noise.stored if spec.noise else None,
-        "batch norm": spec.schedule.settle,
-    }.get(stage)
-    return everything / images if most is None else max(1, min(most, everything)) / max(1, min(most, images))
+class Amount(NamedTuple):
+    """Images that are trained on, and held-out ones that are looked at."""
+
+    images: int
+    held_out: int
+
+
+def growth(spec: TrainSpec, stage: str, some: Amount, everything: Amount) -> float:
+    """How much longer a stage takes on everything than on some images."""
+    if stage == "reconstructions":  # of the held-out images too
+        return sum(everything) / sum(some)
+    if stage == "filters":  # as many updates, however many images there are
+        return 1.0
+    most = {"adversarial noise": spec.noise and spec.noise.stored, "batch norm": spec.schedule.settle}.get(stage)
+    first = everything.images if most is None else most
+    return min(first, everything.images) / min(first, some.images)
 
 
 def once(
@@ -63,7 +71,7 @@ def once(
     images: Images,
     validation: Images,
     *,
-    everything: int,
+    everything: Amount,
     epochs: int,
     seed: int,
     device: torch.device,
@@ -92,7 +100,8 @@ def once(
         made = train(spec, images, validation, Path(folder), source=source, device=device, progress=stages)
     in_epochs = [stages.seconds.pop(f"epoch {number + 1}/{epochs}") for number in range(epochs)]
     stages.seconds.pop("epochs")  # looks at held-out images, and writes the checkpoint
-    besides = [spent * growth(spec, stage, len(images), everything) for stage, spent in stages.seconds.items()]
+    some = Amount(len(images), len(validation))
+    besides = [spent * growth(spec, stage, some, everything) for stage, spent in stages.seconds.items()]
     return {
         "seconds": in_epochs,
         "held_out": [epoch["validation_accuracy"] for epoch in made.history],
@@ -115,8 +124,8 @@ def measure(dataset: str, *, limit: int, epochs: int, rounds: int, device: torch
         and for each round the seconds of its epochs, over the images that were trained on, and held-out accuracies.
     """
     everything, validation = load_training(dataset, data_root=default_root())
+    shared: dict[str, Any] = {"everything": Amount(len(everything), len(validation)), "device": device}
     images, validation = everything.head(limit), validation.head(HELD_OUT)
-    shared: dict[str, Any] = {"everything": len(everything), "device": device}
     once(TIMED[0], dataset, images, validation, epochs=1, seed=0, **shared)  # what starts slowly does so here
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in TIMED}
     for seed in range(rounds):
@@ -147,6 +156,6 @@ def seconds_to(column: dict[str, Any], accuracy: float) -> float | None:
     return None if middle == inf else middle
 
 
-def common_accuracy(columns: dict[str, dict[str, Any]]) -> float:
+def shared_accuracy(*columns: dict[str, Any]) -> float:
     """The highest held-out accuracy that every training of every column came to."""
-    return min(max(made["held_out"]) for column in columns.values() for made in column["rounds"])
+    return min(max(made["held_out"]) for column in columns for made in column["rounds"])

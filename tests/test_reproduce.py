@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import claims
 import click
@@ -19,6 +21,7 @@ import reproduce
 import results_page
 import torch
 import training_time
+import worst
 from click.testing import CliRunner
 from reproduce import MODELS
 
@@ -28,6 +31,7 @@ from rbfbench.cli.plan import rows_of
 from rbfbench.data import load_training
 from rbfbench.results.intervals import score
 from rbfbench.results.store import read_samples
+from rbfbench.training.recipes import RECIPES, noise_of, schedule_of
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TABLES = [(t, dataset) for t in reproduce.COMMANDS if t != "quick" for dataset in ("mnist", "cifar10")]
@@ -99,6 +103,7 @@ def test_the_page_shows_ours_and_theirs_and_leaves_empty_what_was_not_run():
         "checks": {"eight-bit": "x"},
         "command": "rbfbench attack",
         "wall_s": 12.4,
+        "seed": 0,
         "source": "test images",
         "environment": {"device": "cpu", "threads": 2, "torch": "2", "git": "abc"},
     }
@@ -132,7 +137,7 @@ def passed(random: float, adversarial: float) -> dict:
     [(0.3, 0.9, "reproduced"), (0.3, 1.1, "partly"), (1.2, 1.3, "not reproduced")],
 )
 def test_a_change_is_mitigated_where_none_passes_whole(random, adversarial, verdict):
-    (found,) = claims.judged("mnist", {"claim-1": {"rcnn+": passed(random, adversarial)}})
+    found = next(claims.judged("mnist", {"claim-1": {"rcnn+": passed(random, adversarial)}}))
     assert found.verdict == verdict
     assert f"adversarial under l2 {adversarial:.2f} (at most {adversarial:.2f})" in found.evidence
 
@@ -142,66 +147,128 @@ def scored(k: int, n: int = 200) -> dict:
     return {"accuracy": found.accuracy, "k": k, "n": n, "ci95": found.ci95}
 
 
+def verdicts(dataset: str, tables: dict) -> dict[str, str]:
+    return {each.claim: each.verdict for each in claims.judged(dataset, tables)}
+
+
+def as_in_the_paper(dataset: str, n: int) -> dict:
+    """Tables as they would be had we found on n images what the paper says, and what follows where it says nothing."""
+
+    def found(percent: float) -> dict:
+        return scored(percent * n / 100, n)
+
+    def attacked(table: str, model: str) -> dict:
+        numbers = {row: by.get(model) for row, by in paper.PAPER[table, dataset].items()}
+        rows = {row: found(percent) for row, percent in numbers.items() if percent is not None}
+        return {"rows": rows, "checks": {}}
+
+    strongest = {model: found(percent) for model, (percent, _) in paper.STRONGEST[dataset].items()}
+    traded = {}
+    for beta2, numbers in paper.TRADE_OFF[dataset].items():
+        rows = {row: found(by["rcnn+"]) for row, by in numbers.items() if row != "clean"}
+        adaptive = {row: rows.pop(row) for row in ("pgd/bpda-eot",) if row in rows}
+        traded[f"rcnn+ beta2={beta2}"] = {"rows": rows}
+        traded[f"rcnn+ adaptive, beta2={beta2}"] = {"rows": adaptive}
+    under = {"l1": attacked("5-l1", "rcnn+"), "l2": attacked("5-l2", "rcnn+")}
+    norms = {
+        f"3-{norm}": {"rcnn+": min(column["rows"].values(), key=lambda r: r["accuracy"]), "madry": found(10)}
+        for norm, column in under.items()
+    }
+    every, wide = {"rcnn+": found(60), "madry": found(10)}, paper.BOUNDS[dataset][1]
+    static = {"apgd-dlr/static": attacked("1", "rcnn+")["rows"]["pgd/static"]}
+    exact = dict.fromkeys(claims.THROUGH_NOISE, attacked("1", "rcnn+")["rows"]["pgd/bpda-eot"])
+    return norms | {
+        "claim-1": {"rcnn+": passed(0.3, 0.9)},
+        "1": {model: attacked("1", model) for model in reproduce.RANDOM}
+        | {"cnn-ls-noise": {"rows": {"pgd/static": found(2)}}},
+        "2": {"rcnn+": timing(10, 8, 12), "madry": timing(45, 50, 40)},
+        "3": strongest | {"madry": strongest["rcnn+"], "cnn-ls-noise": found(2)},
+        "4": {
+            f"{model} eps={wide}": {"rows": {"pgd-margin/static": found(percent)}, "worst_case": found(percent)}
+            for model, percent in {"rcnn+": paper.BEYOND_BOUND[dataset]["rcnn+"][wide], "madry": 5}.items()
+        },
+        "5-l1": {"rcnn+": under["l1"]},
+        "5-l2": {"rcnn+": under["l2"]},
+        "6": {
+            f"{name} sigma={sigma:g}": {"certified": [{}, found(90 if "rcnn" in name else 10) | {"radius": 0.5}]}
+            for names in claims.CERTIFIED_AS.values()
+            for name in names
+            for sigma in claims.sigmas(dataset)
+        },
+        "7": traded,
+        "beyond-linf": {model: {"rows": static | exact, "checks": {}} for model in reproduce.RANDOM},
+        "union": every,
+    }
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+def test_whoever_finds_what_the_paper_says_reproduces_it(dataset):
+    found = verdicts(dataset, as_in_the_paper(dataset, 10_000))
+    assert set(found) == {claim.text for claim in claims.CLAIMS if dataset in claim.datasets}
+    assert {claim: verdict for claim, verdict in found.items() if verdict != "reproduced"} == {}
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+def test_few_images_cannot_tell(dataset):
+    found = verdicts(dataset, as_in_the_paper(dataset, 4))
+    of_accuracies = {c: v for c, v in found.items() if "Claim 1" not in c and "fraction" not in c}
+    assert set(of_accuracies.values()) == {"cannot tell"}
+
+
 def test_claims_are_judged_by_intervals():
-    def verdicts(ours: int, control: int, madry: int, own: int) -> list[str]:
-        tables = {
-            "1": {"rcnn+": {"worst_case": scored(own)}},
-            "3": {"rcnn+": scored(ours), "cnn-ls-noise": scored(control), "madry": scored(madry)},
-        }
-        return [each.verdict for each in claims.judged("mnist", tables)]
+    tables = as_in_the_paper("mnist", 200)
+    robust, alike = "rCNN+ is robust under linf without adversarial training", "under linf it does as well as"
+
+    def judge(ours: int, madry: int, own: int) -> list[str]:
+        rows = {**tables["1"]["rcnn+"]["rows"], "pgd/bpda-eot": scored(own)}
+        changed = {"1": tables["1"] | {"rcnn+": {"rows": rows, "checks": {}}}}
+        changed["3"] = tables["3"] | {"rcnn+": scored(ours), "madry": scored(madry)}
+        found = verdicts("mnist", tables | changed)
+        return [verdict for claim, verdict in found.items() if claim == robust or claim.startswith(alike)]
 
     # The paper's 88.4 is within the interval of 170 of 200; 160 of 200 has its interval below.
-    assert verdicts(170, 20, 175, 170) == ["reproduced", "reproduced", "reproduced"]
-    assert verdicts(160, 150, 185, 170) == ["partly", "not reproduced", "not reproduced"]
-    assert verdicts(60, 20, 175, 100) == ["not reproduced", "not reproduced", "reproduced"]
-    assert list(claims.judged("mnist", {})) == []
+    assert judge(170, 175, 170) == ["reproduced", "reproduced"]
+    assert judge(160, 185, 170) == ["partly", "not reproduced"]
+    assert judge(60, 175, 100) == ["not reproduced", "not reproduced"]
 
 
-def test_every_claim_is_judged_once_its_tables_are_there():
-    rows = {"pgd/bpda-eot": scored(40), "pgd/static": scored(60), "spsa": scored(20, 20)}
-    blind = {"transfer-pgd": scored(90), "transfer-cw": scored(90), "square": scored(0, 20)}
-    exact = {"pgd/eot": scored(30), "pgd-margin/eot": scored(20), "apgd-dlr/eot": scored(8)}
-    every = {
-        "1": {m: {"worst_case": scored(20), "rows": rows | blind} for m in MODELS},
-        "claim-1": {m: passed(0.4, 1.2) for m in reproduce.RANDOM},
-        "2": {m: timing(*s) for m, s in (("rcnn+", (10, 8, 12)), ("madry", (45, 50, 40)))},
-        **{table: {m: scored(20) for m in MODELS} for table in ("3", "3-l1", "3-l2")},
-        "4": {f"{m} eps=0.35": {"worst_case": scored(10)} for m in MODELS},
-        "5-l1": {m: {"worst_case": scored(20)} for m in MODELS},
-        "5-l2": {m: {"worst_case": scored(20)} for m in MODELS},
-        "6": {f"{m} sigma={s}": {"certified": [scored(99) | {"radius": r} for r in (0, 0.5)]}
-              for m in MODELS for s in ("0.2", "0.3")},
-        "7": {f"rcnn+ {kind}beta2={b}": {"rows": {row: scored(k)}}
-              for kind, b, row, k in (
-                  ("", "0", "pgd/static", 100), ("", "1", "pgd/static", 150), ("adaptive, ", "1", "pgd/bpda-eot", 60),
-                  ("", "1.75", "pgd/static", 180), ("adaptive, ", "1.75", "pgd/bpda-eot", 40))},
-        "beyond-linf": {m: {"rows": blind | exact} for m in MODELS},
-    }  # fmt: skip
-    found = {each.claim: each for each in claims.judged("mnist", every)}
-    assert len(found) == len(claims.CLAIMS)
-    assert found["more noise at run time (beta2) buys robustness"].verdict == "partly"
-    assert found["the reconstruction mitigates minor perturbations in every norm (Claim 1)"].verdict == "partly"
-    masked = found["the layers do not mask gradients"]
-    assert masked.verdict == "not reproduced"
-    assert "square on rcnn, square on rcnn+" in masked.evidence
-    assert "4.0 (" in masked.evidence, "the best of the attacks through the noise"
-    cheaper = found["training costs a fraction of adversarial training"]
-    assert cheaper.verdict == "reproduced"
+@pytest.mark.parametrize(
+    ("held", "verdict"),
+    [
+        ((True, True), "reproduced"),
+        ((True, False), "partly"),
+        ((True, False, None), "partly"),
+        ((False, None), "not reproduced"),
+        ((True, None), "cannot tell"),
+        ((None,), "cannot tell"),
+    ],
+)
+def test_parts_of_a_claim_make_its_verdict(held, verdict):
+    assert claims.verdict(*held) == verdict
+
+
+def test_what_breaks_a_claim_is_named():
+    tables = as_in_the_paper("mnist", 200)
+    masked = {**tables["1"]["rcnn+"], "checks": {"black-box-stronger": "transfer-pgd (53.9%) without gradients breaks"}}
+    changed = tables | {"1": tables["1"] | {"rcnn+": masked}}
+    found = {each.claim: each for each in claims.judged("mnist", changed)}["the layers do not mask gradients"]
+    assert found.verdict == "partly"
+    assert "on rcnn+ transfer-pgd (53.9%);" in found.evidence
+    (cheaper,) = (each for each in claims.judged("mnist", tables) if each.claim.startswith("training costs"))
     assert "4.5 in time an epoch" in cheaper.evidence
-    assert "4.5 in time until 90.0%" in cheaper.evidence
-    text = "\n".join(results_page.claimed([{"table": t, "dataset": "mnist", "columns": c} for t, c in every.items()]))
-    assert text.count("| not reproduced |") + text.count("| partly |") + text.count("| reproduced |") == len(found)
-    assert "### cifar10: not tested yet" in text
-    for table, columns in every.items():  # a table that is under way takes its claims away, and nothing else
-        for missing in columns:
-            rest = every | {table: {name: column for name, column in columns.items() if name != missing}}
-            assert len(list(claims.judged("mnist", rest))) <= len(found)
+    assert "4.5 in time in epochs until 90%" in cheaper.evidence
 
 
-def test_few_images_cannot_tell_that_one_is_no_worse():
-    tables = {"3": {"rcnn+": scored(6, 10), "madry": scored(8, 10)}}
-    (found,) = claims.judged("mnist", tables)
-    assert found.verdict == "cannot tell"
+def test_a_missing_column_leaves_its_claims_untested_and_no_other():
+    tables = as_in_the_paper("mnist", 200)
+    for table, columns in tables.items():
+        for column in columns:
+            rest = tables | {table: {name: found for name, found in columns.items() if name != column}}
+            needing = {claim.text for claim in claims.CLAIMS if column in claim.needs("mnist").get(table, ())}
+            assert {claim for claim, verdict in verdicts("mnist", rest).items() if verdict == "not tested"} == needing
+    text = "\n".join(results_page.claimed([]))
+    assert text.count("| not tested |") == sum(len(claim.datasets) for claim in claims.CLAIMS)
+    assert f"Of {len(claims.CLAIMS)} claims: {len(claims.CLAIMS)} not tested." in text
 
 
 def timing(*seconds: float) -> dict:
@@ -215,32 +282,48 @@ def timing(*seconds: float) -> dict:
         "of": 1000,
         "environment": made,
         "command": "python benchmarks/reproduce.py 2",
+        "seed": "0 to 2",
         "wall_s": 20.0,
     }
 
 
 def test_times_of_training_are_shown_beside_the_papers():
-    columns = {"fast": timing(9, 8, 12), "rcnn+": timing(18, 19, 17)}
+    columns = {"fast": timing(9, 8, 12), "rcnn+": timing(18, 19, 17), "madry": timing(90)}
+    columns["madry"]["rounds"][0]["held_out"] = [0.2]
     text = "\n".join(results_page.section({"table": "2", "dataset": "mnist", "columns": columns}))
-    assert "| fast | 9 (8 to 12) | 0.50 |  | 30 |  | 0.50 |" in text
-    assert "| rcnn+ | 18 (17 to 19) | 1.00 | 1.00 | 30 | 900 | 1.00 |" in text
+    assert "| fast | 9 (8 to 12) | 0.50 |  | 30 |  | 0.50 (90%) |" in text
+    assert "| rcnn+ | 18 (17 to 19) | 1.00 | 1.00 | 30 | 900 | 1.00 (90%) |" in text
+    assert "| madry | 90 (90 to 90) | 5.00 | 10.18 | 30 | 0 |  |" in text, "20% is no accuracy to compare at"
+    assert "| rcnn+ | 10 | 23 | cpu" in text, "of the card: 10 epochs in 11.6 minutes on 2 threads"
     assert "20 s on cpu, 2 threads, torch 2, commit abc" in text
 
 
-def test_equal_accuracy_is_what_every_training_reached():
+def test_equal_accuracy_is_what_both_trainings_reached():
     slow = timing(1, 1) | {"rounds": [{"seconds": [2, 2, 2], "held_out": [0.1, 0.7, 0.6]} for _ in range(3)]}
     swift = timing(1, 1) | {"rounds": [{"seconds": [1, 1, 1], "held_out": [0.8, 0.9, 0.9]} for _ in range(3)]}
-    common = training_time.common_accuracy({"slow": slow, "swift": swift})
+    common = training_time.shared_accuracy(slow, swift)
     assert common == 0.7
     assert training_time.seconds_to(slow, common) == 4
     assert training_time.seconds_to(swift, common) == 1
     assert training_time.seconds_to(slow, 0.8) is None
 
 
+def test_stages_grow_with_what_they_look_at():
+    recipe = RECIPES["rcnn+"]
+    schedule = dataclasses.replace(schedule_of("default", "mnist", recipe), settle=5000)
+    spec = SimpleNamespace(noise=noise_of("default", "mnist", recipe), schedule=schedule)
+    some, everything = training_time.Amount(2000, 1000), training_time.Amount(58_000, 2000)
+    grown = {
+        stage: training_time.growth(spec, stage, some, everything)
+        for stage in ("filters", "reconstructions", "adversarial noise", "batch norm")
+    }
+    assert grown == {"filters": 1, "reconstructions": 20, "adversarial noise": 3, "batch norm": 2.5}
+
+
 def test_the_table_of_times_says_where_it_was_measured(monkeypatch):
     monkeypatch.setattr(reproduce, "measure", lambda *_, **__: {"rcnn+": {"epoch_s": [1.0]}})
     (column,) = reproduce.timed("mnist", 10, "python benchmarks/reproduce.py 2").values()
-    assert set(column) == {"epoch_s", "command", "wall_s", "environment"}
+    assert set(column) == {"epoch_s", "command", "seed", "wall_s", "environment"}
     assert column["environment"]["torch"] == torch.__version__
     json.dumps(column)
 
@@ -261,25 +344,60 @@ def test_times_of_training_are_measured(monkeypatch):
     assert columns["rcnn"]["besides_s"] > columns["cnn"]["besides_s"] == 0
 
 
+def attacked(out: Path, model: str, *more: str) -> None:
+    words = ["attack", "--dataset", "digits", "--model", model, *more, "--passes", "2", "--out", str(out)]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+
+
 def test_runs_of_other_weights_are_not_taken_together(tmp_path):
-    for table, model in (("1", "cnn"), ("beyond-linf", "cnn-ls"), ("autoattack", "cnn")):
-        words = ["attack", "--dataset", "digits", "--model", model, "--limit", "5", "--eps", "0.1", "--attack", "fgsm"]
-        done = CliRunner().invoke(cli, [*words, "--out", str(tmp_path / f"{table}-digits-5" / "cnn")])
-        assert done.exit_code == 0, done.output
+    for model in ("cnn", "cnn-ls"):
+        attacked(tmp_path / model, model, "--limit", "5", "--eps", "0.1", "--attack", "fgsm")
     with pytest.raises(SystemExit, match="differ in weights"):
-        reproduce.together(("linf",), "digits", tmp_path, 5)
+        worst.worst_of([worst.finished(tmp_path / model) for model in ("cnn", "cnn-ls")])
+    attacked(tmp_path / "fewer", "cnn", "--limit", "4", "--eps", "0.1", "--attack", "fgsm")
+    with pytest.raises(SystemExit, match=r"differ in weights, images|different numbers"):
+        worst.worst_of([worst.finished(tmp_path / name) for name in ("cnn", "fewer")])
+
+
+def test_a_random_model_is_judged_where_attacks_through_its_noise_ran(tmp_path):
+    """By hand from the samples: of 12 images 5 met the attack through the noise, and transfer counts."""
+    rows = ("--attack", "pgd", "--gradient", "eot", "--eot-samples", "2", "--set", "pgd.steps=2", "--cap", "pgd=5")
+    attacked(tmp_path / "eot", "rcnn", "--limit", "12", "--eps", "0.1", *rows)
+    attacked(tmp_path / "static", "rcnn", "--limit", "12", "--eps", "0.1", "--attack", "fgsm", "--attack", "transfer",
+             "--set", "transfer.steps=3")  # fmt: skip
+    runs = [worst.finished(tmp_path / name) for name in ("eot", "static")]
+    found = worst.worst_of(runs)
+    assert (found["n"], found["attacks"]) == (5, 3)
+    samples = [sample for done in runs for row in done.attacks for sample in done.samples[row.id]]
+    met = {sample.image for sample in samples if sample.attack == "pgd/eot"}
+    assert len(met) == 5
+    expected = [min((s for s in samples if s.image == image), key=lambda s: s.selection).correct for image in met]
+    assert found["k"] == pytest.approx(sum(expected))
+    alone = {row.id: sum(s.correct for s in done.samples[row.id] if s.image in met) / 5
+             for done in runs for row in done.attacks}  # fmt: skip
+    assert found["strongest"]["accuracy"] == pytest.approx(min(alone.values()))
+    assert alone[found["strongest"]["row"]] == pytest.approx(min(alone.values()))
+    assert worst.worst_of(runs[1:])["n"] == 12, "no attack through the noise in that run"
+
+
+def test_what_has_not_run_is_named_and_nothing_is_lost(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="no model has run in all of the tables 1, beyond-linf, autoattack"):
+        reproduce.together(("linf",), "digits", tmp_path, 5, "command")
+    attacked(tmp_path / "1-digits-5" / "cnn", "cnn", "--limit", "5", "--eps", "0.1", "--attack", "fgsm")
+    with pytest.raises(SystemExit, match="run those first"):
+        reproduce.together(("linf",), "digits", tmp_path, 5, "command")
+    assert "cnn is left out: table beyond-linf, autoattack has not run for it" in capsys.readouterr().err
 
 
 def test_the_union_over_norms_is_of_what_the_runs_kept(tmp_path):
     names = {table: norm for norm, tables in reproduce.OF_NORM.items() for table in tables}
     for table, norm in names.items():
         eps = {"linf": "0.1", "l1": "3", "l2": "0.5"}[norm]
-        for model in ("cnn", "rcnn"):
-            words = ["attack", "--dataset", "digits", "--model", model, "--limit", "15", "--norm", norm, "--eps", eps]
-            out = tmp_path / f"{table}-digits-15" / model
-            done = CliRunner().invoke(cli, [*words, "--attack", "pgd", "--set", "pgd.steps=4", "--out", str(out)])
-            assert done.exit_code == 0, done.output
-    union = reproduce.together(reproduce.NORMS, "digits", tmp_path, 15)
+        for model in ("cnn", "rcnn+"):
+            rows = ("--limit", "15", "--norm", norm, "--eps", eps, "--attack", "pgd", "--set", "pgd.steps=4")
+            attacked(tmp_path / f"{table}-digits-15" / model, model, *rows)
+    union = reproduce.together(reproduce.NORMS, "digits", tmp_path, 15, "the command")
     samples = [read_samples(tmp_path / f"{table}-digits-15" / "cnn") for table in names]
     robust = {s.image for s in samples[0]}
     for of_table in samples:
@@ -287,9 +405,24 @@ def test_the_union_over_norms_is_of_what_the_runs_kept(tmp_path):
     assert union["cnn"]["k"] == len(robust)
     assert union["cnn"]["n"] == 15
     assert union["cnn"]["attacks"] == len(names) == 7
-    linf = reproduce.together(("linf",), "digits", tmp_path, 15)
+    assert set(union) == {"cnn", "rcnn+"}
+    linf = reproduce.together(("linf",), "digits", tmp_path, 15, "the command")
     assert union["cnn"]["k"] <= linf["cnn"]["k"]
-    assert set(union) == {"cnn", "rcnn"}
+    surrogate = tmp_path / "beyond-linf-digits-15" / "rcnn+_by_its_reconstructions"
+    attacked(surrogate, "rcnn+", "--limit", "15", "--eps", "0.1", "--attack", "transfer", "--include-transfer",
+             "--set", "transfer.steps=2")  # fmt: skip
+    more = reproduce.together(("linf",), "digits", tmp_path, 15, "the command")
+    assert more["rcnn+"]["attacks"] == linf["rcnn+"]["attacks"] + 1
+
+
+def test_every_result_says_where_it_comes_from():
+    files = sorted((BENCHMARKS / "results").glob("table-*.json"))
+    assert files
+    for file in files:
+        for name, column in json.loads(file.read_text(encoding="utf-8"))["columns"].items():
+            assert {"command", "seed", "environment", "wall_s"} <= set(column), (file.name, name)
+            assert {"git", "torch", "python", "rbfbench", "device", "threads"} <= set(column["environment"])
+            assert "dirty" not in column["environment"]["git"], (file.name, name)
 
 
 def test_the_nearest_reconstruction_decides():
@@ -325,11 +458,37 @@ def test_the_quick_table_runs_and_goes_on_where_it_was_killed(dataset, tmp_path)
         assert column["command"].startswith(f"rbfbench attack --model {model} --dataset {dataset}")
         assert column["seed"] == 0
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("cells/*.gz")}
+    assert len(stamps) > len(MODELS)
+    # As a kill leaves it: one cell is not there, one model has no result, and the file ends before the last column.
+    lost = next(iter(stamps))
+    lost.unlink()
+    (tmp_path / "work" / f"quick-{dataset}-4" / "rcnn+" / "run.json").unlink()
+    part = {**result, "columns": {name: c for name, c in result["columns"].items() if name != "rcnn+"}}
+    file.write_text(json.dumps(part))
     subprocess.run(command, env=environment, check=True, capture_output=True)
     again = json.loads(file.read_text())["columns"]
-    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    kept = {path: stamp for path, stamp in stamps.items() if path != lost}
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert lost.is_file()
     for model, column in result["columns"].items():
         assert again[model]["worst_case"] == column["worst_case"]
+
+
+def test_models_that_run_at_once_keep_each_others_columns(tmp_path, monkeypatch):
+    target = tmp_path / "table-quick-mnist.json"
+    ran = iter(("cnn", "madry"))
+
+    def run(job, folder, extra):
+        other = next(ran)  # meanwhile another process has written its model
+        found = json.loads(target.read_text()) if target.is_file() else {"columns": {}}
+        reproduce.write(target, {**found, "columns": found["columns"] | {f"other {other}": {}}})
+        return {job.name: {"wall_s": 1.0}}
+
+    monkeypatch.setattr(reproduce, "run", run)
+    words = ["quick", "--dataset", "mnist", "--models", "cnn,madry", "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *words])
+    reproduce.main()
+    assert set(json.loads(target.read_text())["columns"]) == {"cnn", "madry", "other cnn", "other madry"}
 
 
 def test_words_after_two_dashes_are_for_the_commands():
