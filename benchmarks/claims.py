@@ -22,6 +22,7 @@ THROUGH_NOISE = ("pgd/eot", "pgd-margin/eot", "apgd-dlr/eot")
 REPRODUCED, PARTLY, NOT, UNSURE = "reproduced", "partly", "not reproduced", "cannot tell"
 UNTESTED = "not tested"
 NARROW = 0.15
+EQUAL = 0.5  # the least accuracy at which to ask for the time until then
 
 
 class Claim(NamedTuple):
@@ -258,17 +259,26 @@ def gradients_are_not_masked(dataset: str, tables: Tables) -> tuple[str, str]:
 
 
 def cheaper_training(dataset: str, tables: Tables) -> tuple[str, str]:
-    """Per epoch, and until equal accuracy with what comes before, measured in one run on one machine."""
+    """Per epoch, and in all with the paper's numbers of epochs, measured in one run on one machine."""
     ours, madry = tables["2"]["rcnn+"], tables["2"]["madry"]
+    paper = TRAINING[dataset]
     ratio = median(madry["epoch_s"]) / median(ours["epoch_s"])
-    paper, common = TRAINING[dataset], shared_accuracy(ours, madry)
-    until = [seconds_to(column, common) for column in (ours, madry)]
-    equal = until[1] / until[0] if until[0] and until[1] else None
+    totals = [
+        epochs * median(column["epoch_s"]) + column["besides_s"]
+        for column, (epochs, _, _) in ((madry, paper["madry"]), (ours, paper["rcnn+"]))
+    ]
+    said = [epochs * seconds + once for epochs, seconds, once in (paper["madry"], paper["rcnn+"])]
+    common = shared_accuracy(ours, madry)
+    until = [seconds_to(column, common) for column in (madry, ours)]
+    equal = (
+        f"; until {100 * common:.0f}% of held-out images are right, {until[0] / until[1]:.1f} in time in epochs"
+        if until[0] and until[1] and common >= EQUAL
+        else "; no accuracy above 50% was reached by both within so few steps, so that equal accuracy was not compared"
+    )
     return (
-        verdict(ratio > 2, None if equal is None else equal > 2),
-        f"madry over rcnn+: {ratio:.1f} in time an epoch (paper {paper['madry'][1] / paper['rcnn+'][1]:.1f})"
-        + (f", {equal:.1f} in time in epochs until {100 * common:.0f}% of held-out images are right" if equal else "")
-        + f"; before the first epoch rcnn+ spends {ours['besides_s']:.0f} s, and needs a trained rcnn",
+        verdict(ratio > 2, totals[0] / totals[1] > 2),
+        f"madry over rcnn+: {ratio:.1f} in time an epoch (paper {paper['madry'][1] / paper['rcnn+'][1]:.1f}), "
+        f"{totals[0] / totals[1]:.1f} in all with the paper's numbers of epochs (paper {said[0] / said[1]:.1f}){equal}",
     )
 
 

@@ -61,7 +61,7 @@ OF_NORM = {norm: (table, f"beyond-{norm}") for table, (norm, _) in ATTACKED.item
 OF_NORM["linf"] += ("autoattack",)
 COMPUTED = {"3": ("linf",), "3-l1": ("l1",), "3-l2": ("l2",), "union": NORMS}
 TRADE_OFF_ROWS = ("pgd", "cw")
-EPOCHS, ROUNDS = 3, 3  # of the trainings that are timed
+EPOCHS, ROUNDS = 2, 3  # of the trainings that are timed
 
 # What --scale small changes: rows that would take hours on two cores.
 _THROUGH_NOISE = (

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from claims import NOT, PARTLY, REPRODUCED, UNSURE, UNTESTED, Judged, judged, spelled
+from claims import EQUAL, NOT, PARTLY, REPRODUCED, UNSURE, UNTESTED, Judged, judged, spelled
 from paper import BEYOND_BOUND, BOUNDS, CERTIFIED, PAPER, STRONGEST, TRADE_OFF, TRAINING, Numbers
 from reproduce import COMPUTED, MODELS
 from training_time import seconds_to, shared_accuracy
@@ -68,9 +68,6 @@ SHIPPED = ("cnn", "cnn-ls", "cnn-ls-noise", "fast", "madry", "trades", "rcnn", "
 CARD = re.compile(
     r"^(?P<epochs>\d+) epochs in (?P<minutes>[\d.]+) minutes on (?P<device>.*?), (?P<threads>\d+) threads", re.MULTILINE
 )
-
-
-EQUAL = 0.5  # the least accuracy at which to ask for the time until then
 
 
 def score(found: dict[str, Any] | None) -> str:
