@@ -47,6 +47,7 @@ def worst_of(runs: Sequence[Done]) -> dict[str, Any]:
     """
     _check(runs)
     groups = [(row, done.samples[row.id]) for done in runs for row in done.attacks]
+    on_survivors = {id(row) for done in runs for row in done.attacks if done.run.spec["worst_case"]}
     images = [{sample.image for sample in samples} for _, samples in groups]
     counted = max(images, key=len)
     for (row, _), held in zip(groups, images, strict=True):
@@ -55,10 +56,13 @@ def worst_of(runs: Sequence[Done]) -> dict[str, Any]:
     met = [(row, [s for s in samples if s.image in counted]) for row, samples in groups]
     chosen = choose((samples for _, samples in met), stochastic=runs[0].run.null_attack is not None)
     total = score(fsum(sample.correct for sample in chosen.values()), len(chosen))
+    # A row that met the survivors of others stands for itself only if no row met all images.
     alone = [
-        (fsum(s.correct for s in samples) / len(samples), row) for row, samples in met if len(samples) == len(counted)
+        (id(row) in on_survivors, fsum(s.correct for s in samples) / len(samples), row)
+        for row, samples in met
+        if len(samples) == len(counted)
     ]
-    accuracy, strongest = min(alone, key=lambda pair: (pair[0], pair[1].id))
+    _, accuracy, strongest = min(alone, key=lambda entry: (*entry[:2], entry[2].id))
     return {
         "accuracy": total.accuracy,
         "k": total.k,

@@ -382,6 +382,17 @@ def test_a_random_model_is_judged_where_attacks_through_its_noise_ran(tmp_path):
     assert worst.worst_of(runs[1:])["n"] == 12, "no attack through the noise in that run"
 
 
+def test_a_row_on_survivors_is_not_called_the_strongest_alone(tmp_path):
+    rows = ("--attack", "pgd", "--attack", "apgd-dlr", "--set", "apgd-dlr.steps=9", "--eps", "0.15", "--limit", "20")
+    attacked(tmp_path / "survivors", "cnn", *rows, "--worst-case")
+    attacked(tmp_path / "all", "cnn", "--attack", "fgsm", "--eps", "0.15", "--limit", "20")
+    runs = [worst.finished(tmp_path / name) for name in ("survivors", "all")]
+    together = worst.worst_of(runs)
+    assert together["strongest"]["row"] == "fgsm/static"
+    assert together["k"] <= runs[0].run.worst_case.k < runs[1].run.worst_case.k
+    assert worst.worst_of(runs[:1])["strongest"]["row"] in ("pgd/static", "apgd-dlr/static")
+
+
 def test_what_has_not_run_is_named_and_nothing_is_lost(tmp_path, capsys):
     with pytest.raises(SystemExit, match="no model has run in all of the tables 1, beyond-linf, autoattack"):
         reproduce.together(("linf",), "digits", tmp_path, 5, "command")
