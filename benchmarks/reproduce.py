@@ -210,7 +210,7 @@ def beyond(plan: Plan) -> Iterator[Job]:
 def autoattacked(plan: Plan) -> Iterator[Job]:
     """AutoAttack, under linf."""
     for model in plan.models:
-        # Each attack on the survivors of those before it, as its authors do; on random models nothing survives for sure.
+        # On survivors of the attacks before, as its authors do; of a random model nothing is broken for sure.
         suite = ("autoattack-rand",) if model in RANDOM else ("autoattack", "--worst-case")
         yield Job(model, plan.attack(model, "linf", "--passes", "10", "--suite", *suite))
 
