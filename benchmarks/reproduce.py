@@ -350,9 +350,17 @@ def main() -> None:
         if kept and target.is_file():  # read anew each time: another run may have written its models meanwhile
             results = json.loads(target.read_text(encoding="utf-8"))
         kept = True
-        results["columns"] |= made
+        results["columns"] = merged(results["columns"], made, target)
         write(target, results)
         print(f"{job.name}: {next(iter(made.values()))['wall_s']:.0f} s", flush=True)
+
+
+def merged(columns: dict[str, Any], made: dict[str, Any], target: Path) -> dict[str, Any]:
+    """Columns with new ones; SystemExit where the others are of other images, since a table compares its columns."""
+    both = columns | made
+    if len({column["data_digest"] for column in both.values() if "data_digest" in column}) > 1:
+        raise SystemExit(f"{target} holds columns of other images: give the same --limit, or run all models anew")
+    return both
 
 
 def write(target: Path, results: dict[str, Any]) -> None:

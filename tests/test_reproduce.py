@@ -486,6 +486,14 @@ def test_the_quick_table_runs_and_goes_on_where_it_was_killed(dataset, tmp_path)
         assert again[model]["worst_case"] == column["worst_case"]
 
 
+def test_columns_of_other_images_are_not_put_beside_each_other(tmp_path):
+    columns = {"cnn": {"data_digest": "a"}, "madry": {"data_digest": "a"}}
+    assert reproduce.merged(columns, {"madry": {"data_digest": "a", "n": 1}}, tmp_path)["madry"]["n"] == 1
+    with pytest.raises(SystemExit, match="other images"):
+        reproduce.merged(columns, {"rcnn": {"data_digest": "b"}}, tmp_path)
+    assert reproduce.merged({"rcnn": {}}, {"rcnn+": {}}, tmp_path) == {"rcnn": {}, "rcnn+": {}}
+
+
 def test_models_that_run_at_once_keep_each_others_columns(tmp_path, monkeypatch):
     target = tmp_path / "table-quick-mnist.json"
     ran = iter(("cnn", "madry"))
