@@ -260,6 +260,20 @@ def test_what_breaks_a_claim_is_named():
     assert "until 90% of held-out images are right, 10.2 in time" in cheaper.evidence
 
 
+def test_the_page_says_in_short_what_is_left():
+    tables = as_in_the_paper("mnist", 200)
+    alone = {"strongest": {"row": "pgd/bpda-eot", "norm": "linf", "accuracy": 0.1}}
+    tables["3"] = tables["3"] | {"rcnn+": scored(20) | alone, "madry": scored(170)}
+
+    def said() -> str:
+        return results_page.in_short(list(claims.judged("mnist", tables)), tables)
+
+    assert "All attacks together leave rcnn+ 10.0 (6.6 to 14.9, n 200)" in said()
+    assert "pgd/bpda-eot is the strongest alone. Attacks that do not look through the noise" in said()
+    tables["3"]["rcnn+"] = scored(175) | alone
+    assert "is not served" not in said()
+
+
 def test_a_missing_column_leaves_its_claims_untested_and_no_other():
     tables = as_in_the_paper("mnist", 200)
     for table, columns in tables.items():
