@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import msgspec
 from paper import BOUNDS, CERTIFIED, RADII, TRADE_OFF
 from training_time import measure
-from worst import finished, worst_of
+from worst import Done, finished, worst_of
 
 from rbfbench.cli.options import pick_device
 from rbfbench.defenses import shipped_path
@@ -282,8 +282,10 @@ def timed(dataset: str, limit: int, command: str) -> dict[str, dict[str, Any]]:
     return {name: column | shared for name, column in columns.items()}
 
 
-def together(norms: Sequence[str], dataset: str, work: Path, limit: int, command: str) -> dict[str, dict[str, Any]]:
+def together(norms: Sequence[str], dataset: str, work: Path, command: str) -> dict[str, dict[str, Any]]:
     """Of each model: accuracy when every image meets the strongest of all attacks that ran, over tables and norms.
+
+    Of runs with different --limit the one with most images is taken.
 
     Raises:
         SystemExit: No model has run in all tables.
@@ -291,14 +293,13 @@ def together(norms: Sequence[str], dataset: str, work: Path, limit: int, command
     tables = [table for norm in norms for table in OF_NORM[norm]]
     columns = {}
     for model in MODELS:
-        folders = {table: work / f"{table}-{dataset}-{limit}" for table in tables}
-        runs = {table: finished(folder / model) for table, folder in folders.items()}
+        runs = {table: largest(work, table, dataset, model) for table in tables}
         if missing := [table for table, done in runs.items() if done is None]:
             print(f"{model} is left out: table {', '.join(missing)} has not run for it", file=sys.stderr)
             continue
         found = [done for done in runs.values() if done]
         if model == "rcnn+":
-            found += [done for folder in folders.values() for name in BY if (done := finished(folder / name))]
+            found += [done for table in tables for name in BY if (done := largest(work, table, dataset, name))]
         column = worst_of(found) | {"model_digest": found[0].run.model_digest, "seed": found[0].run.spec["seed"]}
         runs_of = sorted({str(done.run.environment.git) for done in found})
         spent = fsum(row.wall_s for done in found for row in done.attacks)
@@ -307,6 +308,13 @@ def together(norms: Sequence[str], dataset: str, work: Path, limit: int, command
     if not columns:
         raise SystemExit(f"no model has run in all of the tables {', '.join(tables)}: run those first")
     return columns
+
+
+def largest(work: Path, table: str, dataset: str, name: str) -> Done | None:
+    """The finished run of this name with most images, of a table."""
+    folders = (folder for folder in work.glob(f"{table}-{dataset}-*") if folder.name.rpartition("-")[2].isdigit())
+    runs = [done for folder in folders if (done := finished(folder / name))]
+    return max(runs, key=lambda done: done.run.clean.n, default=None)
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -338,7 +346,7 @@ def main() -> None:
         write(target, {**results, "columns": timed(dataset, given.limit, command)})
         return
     if given.table in COMPUTED:
-        found = together(COMPUTED[given.table], dataset, given.work, given.limit, command)
+        found = together(COMPUTED[given.table], dataset, given.work, command)
         write(target, {**results, "columns": found})
         return
     models = given.models.split(",")

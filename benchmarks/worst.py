@@ -38,9 +38,10 @@ def finished(folder: Path) -> Done | None:
 def worst_of(runs: Sequence[Done]) -> dict[str, Any]:
     """Accuracy when every image meets its strongest attack, and which attack is strongest alone.
 
-    A random model is judged on the images that every attack through its noise has met: on others the strongest attacks
-    never ran, and they would pass for robust. Attacks that ran on fewer images than that count for those. The choice
-    looks at selection draws only, and is scored on fresh ones (`rbfbench.results.summary.choose`).
+    It is over the images that all runs are on. A random model is judged on those that every attack through its noise
+    has met: on others the strongest attacks never ran, and they would pass for robust. Attacks that ran on fewer images
+    than that count for those. The choice looks at selection draws only, and is scored on fresh ones
+    (`rbfbench.results.summary.choose`).
 
     Raises:
         SystemExit: The runs do not belong together.
@@ -48,12 +49,13 @@ def worst_of(runs: Sequence[Done]) -> dict[str, Any]:
     _check(runs)
     groups = [(row, done.samples[row.id]) for done in runs for row in done.attacks]
     on_survivors = {id(row) for done in runs for row in done.attacks if done.run.spec["worst_case"]}
-    images = [{sample.image for sample in samples} for _, samples in groups]
-    counted = max(images, key=len)
-    for (row, _), held in zip(groups, images, strict=True):
-        if row.category == "adaptive":
-            counted = counted & held
+    through = [samples for row, samples in groups if row.category == "adaptive"]
+    whole = [max((done.samples[row.id] for row in done.attacks), key=len) for done in runs]
+    counted = set.intersection(*({sample.image for sample in samples} for samples in (*whole, *through)))
+    if not counted:
+        raise SystemExit(f"the runs of {runs[0].run.model['name']} have no image in common: run them on the same ones")
     met = [(row, [s for s in samples if s.image in counted]) for row, samples in groups]
+    met = [(row, samples) for row, samples in met if samples]
     chosen = choose((samples for _, samples in met), stochastic=runs[0].run.null_attack is not None)
     total = score(fsum(sample.correct for sample in chosen.values()), len(chosen))
     # A row that met the survivors of others stands for itself only if no row met all images.
@@ -74,11 +76,9 @@ def worst_of(runs: Sequence[Done]) -> dict[str, Any]:
 
 
 def _check(runs: Sequence[Done]) -> None:
-    """Refuse to mix runs of different weights, images, seeds or radii."""
-    asked = {(run.model_digest, run.data_digest, run.spec["seed"], run.spec["passes"]) for run, _ in runs}
+    """Refuse to mix runs of different weights, seeds or radii."""
+    asked = {(run.model_digest, run.spec["seed"], run.spec["passes"]) for run, _ in runs}
     radii = {(run.spec["norm"], run.spec["eps"]) for run, _ in runs}
     if len(asked) > 1 or len(radii) > len({run.spec["norm"] for run, _ in runs}):
         names = ", ".join(sorted({run.model["name"] for run, _ in runs}))
-        raise SystemExit(f"the runs of {names} differ in weights, images, seed, passes or radius: run them again")
-    if len({run.clean.n for run, _ in runs}) > 1:
-        raise SystemExit("the runs are on different numbers of images: run them with the same --limit")
+        raise SystemExit(f"the runs of {names} differ in weights, seed, passes or radius: run them again")

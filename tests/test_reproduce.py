@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import claims
 import click
+import msgspec
 import nearest
 import paper
 import pytest
@@ -367,12 +368,19 @@ def attacked(out: Path, model: str, *more: str) -> None:
 
 def test_runs_of_other_weights_are_not_taken_together(tmp_path):
     for model in ("cnn", "cnn-ls"):
-        attacked(tmp_path / model, model, "--limit", "5", "--eps", "0.1", "--attack", "fgsm")
+        attacked(tmp_path / model, model, "--limit", "12", "--eps", "0.1", "--attack", "fgsm")
     with pytest.raises(SystemExit, match="differ in weights"):
         worst.worst_of([worst.finished(tmp_path / model) for model in ("cnn", "cnn-ls")])
-    attacked(tmp_path / "fewer", "cnn", "--limit", "4", "--eps", "0.1", "--attack", "fgsm")
-    with pytest.raises(SystemExit, match=r"differ in weights, images|different numbers"):
-        worst.worst_of([worst.finished(tmp_path / name) for name in ("cnn", "fewer")])
+    attacked(tmp_path / "fewer", "cnn", "--limit", "9", "--eps", "0.1", "--attack", "pgd")
+    fewer = worst.worst_of([worst.finished(tmp_path / name) for name in ("cnn", "fewer")])
+    assert fewer["n"] == 9
+    other = ("--dataset", "mnist", "--limit", "4", "--eps", "0.1", "--attack", "fgsm")
+    attacked(tmp_path / "mnist", "cnn", *other)
+    runs = [worst.finished(tmp_path / name) for name in ("cnn", "mnist")]
+    alike = msgspec.structs.replace(runs[1].run, model_digest=runs[0].run.model_digest)
+    runs[1] = runs[1]._replace(run=alike)
+    with pytest.raises(SystemExit, match="no image in common"):
+        worst.worst_of(runs)
 
 
 def test_a_random_model_is_judged_where_attacks_through_its_noise_ran(tmp_path):
@@ -409,10 +417,10 @@ def test_a_row_on_survivors_is_not_called_the_strongest_alone(tmp_path):
 
 def test_what_has_not_run_is_named_and_nothing_is_lost(tmp_path, capsys):
     with pytest.raises(SystemExit, match="no model has run in all of the tables 1, beyond-linf, autoattack"):
-        reproduce.together(("linf",), "digits", tmp_path, 5, "command")
+        reproduce.together(("linf",), "digits", tmp_path, "command")
     attacked(tmp_path / "1-digits-5" / "cnn", "cnn", "--limit", "5", "--eps", "0.1", "--attack", "fgsm")
     with pytest.raises(SystemExit, match="run those first"):
-        reproduce.together(("linf",), "digits", tmp_path, 5, "command")
+        reproduce.together(("linf",), "digits", tmp_path, "command")
     assert "cnn is left out: table beyond-linf, autoattack has not run for it" in capsys.readouterr().err
 
 
@@ -423,7 +431,7 @@ def test_the_union_over_norms_is_of_what_the_runs_kept(tmp_path):
         for model in ("cnn", "rcnn+"):
             rows = ("--limit", "15", "--norm", norm, "--eps", eps, "--attack", "pgd", "--set", "pgd.steps=4")
             attacked(tmp_path / f"{table}-digits-15" / model, model, *rows)
-    union = reproduce.together(reproduce.NORMS, "digits", tmp_path, 15, "the command")
+    union = reproduce.together(reproduce.NORMS, "digits", tmp_path, "the command")
     samples = [read_samples(tmp_path / f"{table}-digits-15" / "cnn") for table in names]
     robust = {s.image for s in samples[0]}
     for of_table in samples:
@@ -432,12 +440,12 @@ def test_the_union_over_norms_is_of_what_the_runs_kept(tmp_path):
     assert union["cnn"]["n"] == 15
     assert union["cnn"]["attacks"] == len(names) == 7
     assert set(union) == {"cnn", "rcnn+"}
-    linf = reproduce.together(("linf",), "digits", tmp_path, 15, "the command")
+    linf = reproduce.together(("linf",), "digits", tmp_path, "the command")
     assert union["cnn"]["k"] <= linf["cnn"]["k"]
     surrogate = tmp_path / "beyond-linf-digits-15" / "rcnn+_by_its_reconstructions"
     attacked(surrogate, "rcnn+", "--limit", "15", "--eps", "0.1", "--attack", "transfer", "--include-transfer",
              "--set", "transfer.steps=2")  # fmt: skip
-    more = reproduce.together(("linf",), "digits", tmp_path, 15, "the command")
+    more = reproduce.together(("linf",), "digits", tmp_path, "the command")
     assert more["rcnn+"]["attacks"] == linf["rcnn+"]["attacks"] + 1
 
 
