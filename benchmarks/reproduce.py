@@ -341,8 +341,9 @@ def main() -> None:
         parser.error("the paper has no table of the digits: only quick runs on them")
     target = given.results / f"table-{given.table}-{dataset}.json"
     results: dict[str, Any] = {"table": given.table, "dataset": dataset, "columns": {}}
-    command = f"python benchmarks/reproduce.py {' '.join(words)}"
+    command = f"python benchmarks/reproduce.py {given.table} --dataset {dataset}"
     if given.table == "2":
+        command += f" --limit {given.limit}"
         write(target, {**results, "columns": timed(dataset, given.limit, command)})
         return
     if given.table in COMPUTED:

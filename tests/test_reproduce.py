@@ -457,6 +457,8 @@ def test_every_result_says_where_it_comes_from():
             assert {"command", "seed", "environment", "wall_s"} <= set(column), (file.name, name)
             assert {"git", "torch", "python", "rbfbench", "device", "threads"} <= set(column["environment"])
             assert "dirty" not in column["environment"]["git"], (file.name, name)
+            paths = [word for word in column["command"].split() if word.startswith(("/", "~"))]
+            assert not paths, f"{file.name}, {name}: a path of the machine that made it"
 
 
 def test_the_nearest_reconstruction_decides():
