@@ -301,9 +301,9 @@ def together(norms: Sequence[str], dataset: str, work: Path, command: str) -> di
         if model == "rcnn+":
             found += [done for table in tables for name in BY if (done := largest(work, table, dataset, name))]
         column = worst_of(found) | {"model_digest": found[0].run.model_digest, "seed": found[0].run.spec["seed"]}
-        runs_of = sorted({str(done.run.environment.git) for done in found})
+        commits = sorted({str(done.run.environment.git) for done in found})
         spent = fsum(row.wall_s for done in found for row in done.attacks)
-        environment = msgspec.to_builtins(found[0].run.environment) | {"git": ", ".join(runs_of)}
+        environment = msgspec.to_builtins(found[0].run.environment) | {"git": ", ".join(commits)}
         columns[model] = column | {"command": command, "environment": environment, "wall_s": spent}
     if not columns:
         raise SystemExit(f"no model has run in all of the tables {', '.join(tables)}: run those first")
@@ -339,6 +339,8 @@ def main() -> None:
     dataset = given.dataset
     if dataset == "digits" and given.table != "quick":
         parser.error("the paper has no table of the digits: only quick runs on them")
+    if given.table in ("2", *COMPUTED) and (extra or given.models != ",".join(MODELS)):
+        parser.error(f"table {given.table} takes all models at once: leave out --models and options after --")
     target = given.results / f"table-{given.table}-{dataset}.json"
     results: dict[str, Any] = {"table": given.table, "dataset": dataset, "columns": {}}
     command = f"python benchmarks/reproduce.py {given.table} --dataset {dataset}"

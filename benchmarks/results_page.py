@@ -37,7 +37,7 @@ TITLES = {
     "6": "Table VI: certified accuracy under l2",
     "7": "Table VII: noise against accuracy, linf",
     "beyond-linf": "Beyond the paper: linf",
-    "autoattack": "Beyond the paper: AutoAttack, linf",
+    "autoattack": "Beyond the paper: AutoAttack, linf (unless random, each attack on the survivors of those above it)",
     "beyond-l2": "Beyond the paper: l2",
     "beyond-l1": "Beyond the paper: l1",
     "union": "Union over l1, l2 and linf: each image meets the strongest of all attacks under all three norms",

@@ -510,6 +510,17 @@ def test_the_quick_table_runs_and_goes_on_where_it_was_killed(dataset, tmp_path)
         assert again[model]["worst_case"] == column["worst_case"]
 
 
+@pytest.mark.parametrize("table", ["2", "3", "union"])
+@pytest.mark.parametrize("more", [["--models", "cnn"], ["--", "--device", "cpu"]])
+def test_what_a_table_would_not_heed_is_refused(table, more, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", table, "--results", str(tmp_path), *more])
+    with pytest.raises(SystemExit) as stopped:
+        reproduce.main()
+    assert stopped.value.code == 2
+    assert "takes all models at once" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_columns_of_other_images_are_not_put_beside_each_other(tmp_path):
     columns = {"cnn": {"data_digest": "a"}, "madry": {"data_digest": "a"}}
     assert reproduce.merged(columns, {"madry": {"data_digest": "a", "n": 1}}, tmp_path)["madry"]["n"] == 1
