@@ -20,8 +20,11 @@ TABLE is one of
 Each model of a table is one command of rbfbench with a folder of its own under --work, so a run that was killed goes
 on with the same command. --scale small takes fewer images and steps where a row would take hours on two processor
 cores; the commands in the result files say which. A GPU is used if there is one. Table 2 takes all models in one run,
-and --limit training images of each. Writes
+and --limit training images of each, in --rounds trainings of --epochs epochs. Writes
 benchmarks/results/table-TABLE-DATASET.json; benchmarks/results_page.py makes RESULTS.md of these files.
+
+--weights FOLDER takes models that benchmarks/train_models.py wrote there in place of the shipped ones, and keeps runs
+and results in it too, unless told otherwise: python benchmarks/results_page.py FOLDER/results makes their page.
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ from rbfbench.evaluation.environment import describe_environment
 from rbfbench.results.atomic import write_atomic
 
 RESULTS = Path(__file__).parent / "results"
+WORK = Path("~/.cache/rbfbench/tables").expanduser()
 MODELS = ("cnn", "cnn-ls", "cnn-ls-noise", "madry", "rcnn", "rcnn+")
 RANDOM = ("rcnn", "rcnn+")
 BOUNDED = ("madry", *RANDOM)
@@ -61,33 +65,33 @@ OF_NORM = {norm: (table, f"beyond-{norm}") for table, (norm, _) in ATTACKED.item
 OF_NORM["linf"] += ("autoattack",)
 COMPUTED = {"3": ("linf",), "3-l1": ("l1",), "3-l2": ("l2",), "union": NORMS}
 TRADE_OFF_ROWS = ("pgd", "cw")
-EPOCHS, ROUNDS = 2, 3  # of the trainings that are timed
 
-# What --scale small changes: rows that would take hours on two cores.
-_THROUGH_NOISE = (
+# What --scale small changes: rows that would take hours on two cores. Models without noise meet black boxes on all
+# images; each answer of a random one takes many passes.
+_FIRST = ("--set", "pgd.restarts=1", "--set", "cw.restarts=1")
+_GROUPS = tuple(
+    word
+    for kind in ("daa-blob", "daa-dgf")
+    for word in ("--set", f"{kind}.restarts=1", "--set", f"{kind}.steps=100", "--cap", f"{kind}=50")
+)
+SMALL: dict[str, tuple[str, ...]] = {
+    "1": (*_FIRST, *_GROUPS, "--cap", "spsa=10", "--set", "spsa.pairs=64"),
+    "5-l1": ("--cap", "ead=20", "--set", "ead.steps=200", "--set", "pgd.restarts=1", "--set", "slide.restarts=1"),
+    "5-l2": ("--cap", "cw-l2=20", "--set", "cw-l2.steps=200", "--set", "pgd.restarts=1"),
+}
+_ADAPTIVE = (
     *("--cap", "pgd/eot=50", "--cap", "pgd-margin/eot=50", "--cap", "apgd-dlr/eot=50"),
     *("--cap", "square=10"),
 )
-SMALL: dict[str, tuple[str, ...]] = {
-    "1": (
-        *("--set", "pgd.restarts=1", "--set", "cw.restarts=1", "--cap", "pgd/bpda-eot=50"),
-        *("--set", "daa-blob.restarts=1", "--set", "daa-blob.steps=100", "--cap", "daa-blob=50"),
-        *("--set", "daa-dgf.restarts=1", "--set", "daa-dgf.steps=100", "--cap", "daa-dgf=50"),
-        *("--cap", "spsa=10", "--set", "spsa.pairs=64"),
-    ),
-    "5-l1": (
-        *("--cap", "ead=20", "--set", "ead.steps=200", "--cap", "pgd/bpda-eot=50"),
-        *("--set", "pgd.restarts=1", "--set", "slide.restarts=1"),
-    ),
-    "5-l2": (
-        *("--cap", "cw-l2=20", "--set", "cw-l2.steps=200", "--cap", "pgd/bpda-eot=50"),
-        *("--set", "pgd.restarts=1"),
-    ),
-    **dict.fromkeys(BEYOND, _THROUGH_NOISE),
-}
-RANDOM_SMALL: dict[str, tuple[str, ...]] = {  # ... and on random models, each of whose answers takes many passes
-    "1": ("--cap", "spsa=5", "--set", "spsa.pairs=32", "--set", "spsa.steps=50"),
+_BPDA = ("--cap", "pgd/bpda-eot=50")
+RANDOM_SMALL: dict[str, tuple[str, ...]] = {
+    "1": (*_FIRST, *_GROUPS, *_BPDA, "--cap", "spsa=5", "--set", "spsa.pairs=32", "--set", "spsa.steps=50"),
+    "4": _ADAPTIVE,
+    "5-l1": (*SMALL["5-l1"], *_BPDA),
+    "5-l2": (*SMALL["5-l2"], *_BPDA),
+    "7": ("--cap", "apgd-ce/eot=25"),
     "autoattack": ("--cap", "apgd-ce/eot=25", "--cap", "apgd-dlr/eot=25"),
+    **dict.fromkeys(BEYOND, _ADAPTIVE),
 }
 
 
@@ -115,6 +119,7 @@ class Plan(NamedTuple):
         limit: Images.
         draws: Of a certificate.
         scale: "full" or "small".
+        weights: Folder of the models; None takes the shipped ones.
     """
 
     table: str
@@ -123,38 +128,54 @@ class Plan(NamedTuple):
     limit: int
     draws: int
     scale: str
+    weights: Path | None = None
+
+    def model(self, name: str) -> tuple[str, ...]:
+        """Which model, of which data set."""
+        path = weights_path(self.weights, self.dataset, name)
+        return "--model", str(path) if self.weights else name, "--dataset", self.dataset
 
     def attack(self, model: str, norm: str, *words: str) -> tuple[str, ...]:
         """An attack at the paper's radius."""
-        images = ("--dataset", self.dataset, "--limit", str(self.limit))
-        small = SMALL.get(self.table, ()) if self.scale == "small" else ()
-        if self.scale == "small" and model in RANDOM:
-            small += RANDOM_SMALL.get(self.table, ())
-        return ("attack", "--model", model, *images, "--norm", norm, "--eps", RADII[self.dataset][norm], *words, *small)
+        budget = ("--limit", str(self.limit), "--norm", norm, "--eps", RADII[self.dataset][norm])
+        return ("attack", *self.model(model), *budget, *words, *self.small(model))
+
+    def small(self, model: str) -> tuple[str, ...]:
+        """What --scale small changes."""
+        rows = RANDOM_SMALL if model in RANDOM else SMALL
+        return rows.get(self.table, ()) if self.scale == "small" else ()
 
 
-def jobs(
-    table: str, dataset: str, limit: int, draws: int, *, scale: str = "full", models: Sequence[str] = MODELS
-) -> Iterator[Job]:
-    """The commands of a table; models that are not shipped for a data set have none."""
-    there = [model for model in MODELS if model in models and shipped_path(model, dataset)]
-    yield from COMMANDS[table](Plan(table, dataset, there, limit, draws, scale))
+def weights_path(weights: Path | None, dataset: str, name: str) -> Path | None:
+    """The file of a model in a folder of own ones, or of the shipped ones; None where there is none."""
+    if weights is None:
+        return shipped_path(name, dataset)
+    path = weights / f"{dataset}-{name}.safetensors"
+    return path if path.is_file() else None
+
+
+def jobs(plan: Plan) -> Iterator[Job]:
+    """The commands of a table; models that have no weights for a data set have none."""
+    there = [model for model in MODELS if model in plan.models and weights_path(plan.weights, plan.dataset, model)]
+    yield from COMMANDS[plan.table](plan._replace(models=there))
 
 
 def attacked(plan: Plan) -> Iterator[Job]:
     """Tables I and V."""
     norm, suite = ATTACKED[plan.table]
+    surrogate = weights_path(plan.weights, plan.dataset, "cnn") if plan.weights else None
+    words = ("--suite", suite, "--passes", "10", *(("--surrogate", str(surrogate)) if surrogate else ()))
     for model in plan.models:
-        yield Job(model, plan.attack(model, norm, "--suite", suite, "--passes", "10"))
+        yield Job(model, plan.attack(model, norm, *words))
 
 
 def bounds(plan: Plan) -> Iterator[Job]:
     """Table IV."""
     values = ",".join(BOUNDS[plan.dataset])
     for model in [model for model in plan.models if model in BOUNDED]:
-        words = ("sweep", "--over", "eps", "--values", values, "--model", model, "--dataset", plan.dataset)
-        small = SMALL["beyond-linf"] if plan.scale == "small" else ()
-        rest = ("--limit", str(plan.limit), "--norm", "linf", "--suite", "adaptive", "--passes", "10", *small)
+        words = ("sweep", "--over", "eps", "--values", values, *plan.model(model))
+        suite = ("--suite", "adaptive", "--passes", "10", *plan.small(model))
+        rest = ("--limit", str(plan.limit), "--norm", "linf", *suite)
         yield Job(model, (*words, *rest), "sweep.json")
 
 
@@ -164,32 +185,39 @@ def certified(plan: Plan) -> Iterator[Job]:
     radii = ",".join(f"{radius:g}" for radius in CERTIFIED[plan.dataset]["rcnn+"][1])
     for model in plan.models:
         for sigma in sorted(sigmas):
-            images = ("--dataset", plan.dataset, "--limit", str(plan.limit))
             how = ("--sigma", f"{sigma:g}", "--n", str(plan.draws), "--radii", radii)
-            words = ("certify", "--model", model, *images, *how)
+            words = ("certify", *plan.model(model), "--limit", str(plan.limit), *how)
             yield Job(f"{model} sigma={sigma:g}", words, "certify.json")
-            if (
-                model in RANDOM
-            ):  # the paper does not say whether its layers keep their noise under that of the certificate
+            # The paper does not say whether its layers keep their noise under that of the certificate.
+            if model in RANDOM:
                 yield Job(f"{model} beta2=0 sigma={sigma:g}", (*words, "--beta2", "0"), "certify.json")
 
 
 def traded(plan: Plan) -> Iterator[Job]:
-    """Table VII."""
+    """Table VII, and for each noise the attack that is strongest on these models, through the noise where there is any.
+
+    Without it the noise would be compared under attacks that smoothed labels blunt.
+    """
+    plain = plan._replace(scale="full")
     for beta2 in TRADE_OFF[plan.dataset] if "rcnn+" in plan.models else ():
+        words = ("--passes", "10", "--beta2", beta2)
         attacks = tuple(word for name in TRADE_OFF_ROWS for word in ("--attack", name))
-        yield Job(f"rcnn+ beta2={beta2}", plan.attack("rcnn+", "linf", "--passes", "10", "--beta2", beta2, *attacks))
+        yield Job(f"rcnn+ beta2={beta2}", plain.attack("rcnn+", "linf", *words, *attacks))
         if float(beta2):
             adaptive = ("--attack", "pgd", "--gradient", "bpda-eot", "--objective", "mean-of-losses")
-            words = ("--passes", "10", "--beta2", beta2, *adaptive)
-            yield Job(f"rcnn+ adaptive, beta2={beta2}", plan.attack("rcnn+", "linf", *words))
+            yield Job(f"rcnn+ adaptive, beta2={beta2}", plain.attack("rcnn+", "linf", *words, *adaptive))
+            through = ("--attack", "apgd-ce", "--gradient", "eot")
+            yield Job(f"rcnn+ stronger, beta2={beta2}", plan.attack("rcnn+", "linf", *words, *through))
+        else:
+            words = (*words, "--attack", "apgd-ce")
+            yield Job(f"rcnn+ stronger, beta2={beta2}", plain.attack("rcnn+", "linf", *words))
 
 
 def contracted(plan: Plan) -> Iterator[Job]:
     """Claim 1."""
     for model in [model for model in plan.models if model in RANDOM]:
-        images = ("--dataset", plan.dataset, "--limit", str(plan.limit))
-        yield Job(model, ("figure", "reconstruction", "--claim", "--model", model, *images), "claim.json")
+        words = ("figure", "reconstruction", "--claim", *plan.model(model), "--limit", str(plan.limit))
+        yield Job(model, words, "claim.json")
 
 
 def beyond(plan: Plan) -> Iterator[Job]:
@@ -200,7 +228,7 @@ def beyond(plan: Plan) -> Iterator[Job]:
         yield Job(model, plan.attack(model, norm, *suite))
     for model in [model for model in RANDOM if model in plan.models]:
         yield Job(f"{model} with known noise", plan.attack(model, norm, "--noise-scope", "model", *suite))
-    if "rcnn+" in plan.models:
+    if "rcnn+" in plan.models and plan.weights is None:  # the surrogates are made of the shipped rcnn+
         for name, file in BY.items():
             surrogate = ("--surrogate", f"benchmarks/{file}.py:{plan.dataset}", "--include-transfer", "--passes", "10")
             words = ("--attack", "transfer", "--set", "transfer.loss=margin", *surrogate)
@@ -272,12 +300,14 @@ def brief(document: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def timed(dataset: str, limit: int, command: str) -> dict[str, dict[str, Any]]:
+def timed(dataset: str, limit: int, epochs: int, rounds: int) -> dict[str, dict[str, Any]]:
     """The columns of Table II, which take turns in one process."""
     began, device = time.monotonic(), pick_device("auto")
-    columns = measure(dataset, limit=limit, epochs=EPOCHS, rounds=ROUNDS, device=device)
+    columns = measure(dataset, limit=limit, epochs=epochs, rounds=rounds, device=device)
     environment = msgspec.to_builtins(describe_environment(device))
-    seeds = f"0 to {ROUNDS - 1}"
+    seeds = f"0 to {rounds - 1}"
+    amount = f"--limit {limit} --epochs {epochs} --rounds {rounds}"
+    command = f"python benchmarks/reproduce.py 2 --dataset {dataset} {amount}"
     shared = {"command": command, "seed": seeds, "wall_s": time.monotonic() - began, "environment": environment}
     return {name: column | shared for name, column in columns.items()}
 
@@ -323,8 +353,8 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
     return words[:at], words[at + 1 :]
 
 
-def main() -> None:
-    """Run a table and write its file after every command."""
+def asked(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line, checked; `models` is a list, `extra` the options for every command, `target` the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=["2", *COMMANDS, *COMPUTED])
     parser.add_argument("--dataset", choices=list(RADII), default="mnist")
@@ -332,32 +362,50 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS), help="those to run now; the others' columns stay")
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=50_000, help="of a certificate")
-    parser.add_argument("--work", type=Path, default=Path("~/.cache/rbfbench/tables").expanduser())
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    words, extra = split(sys.argv[1:])
+    parser.add_argument("--epochs", type=int, help="of each training that table 2 times (default 2)")
+    parser.add_argument("--rounds", type=int, help="of these trainings, one of each recipe in turn (default 3)")
+    parser.add_argument("--weights", type=Path, help="folder of models to take in place of the shipped ones")
+    parser.add_argument("--work", type=Path, help="folder of the runs (default ~/.cache/rbfbench/tables)")
+    parser.add_argument("--results", type=Path, help="folder of the result files (default benchmarks/results)")
+    words, extra = split(list(argv))
     given = parser.parse_args(words)
-    dataset = given.dataset
-    if dataset == "digits" and given.table != "quick":
-        parser.error("the paper has no table of the digits: only quick runs on them")
-    if given.table in ("2", *COMPUTED) and (extra or given.models != ",".join(MODELS)):
-        parser.error(f"table {given.table} takes all models at once: leave out --models and options after --")
-    target = given.results / f"table-{given.table}-{dataset}.json"
-    results: dict[str, Any] = {"table": given.table, "dataset": dataset, "columns": {}}
-    command = f"python benchmarks/reproduce.py {given.table} --dataset {dataset}"
-    if given.table == "2":
-        command += f" --limit {given.limit}"
-        write(target, {**results, "columns": timed(dataset, given.limit, command)})
-        return
-    if given.table in COMPUTED:
-        found = together(COMPUTED[given.table], dataset, given.work, command)
-        write(target, {**results, "columns": found})
-        return
+    table, dataset, weights = given.table, given.dataset, given.weights
     models = given.models.split(",")
+    if dataset == "digits" and table != "quick":
+        parser.error("the paper has no table of the digits: only quick runs on them")
+    if table in ("2", *COMPUTED) and (extra or models != list(MODELS)):
+        parser.error(f"table {table} takes all models at once: leave out --models and options after --")
+    if table != "2" and (given.epochs or given.rounds):
+        parser.error("--epochs and --rounds are of table 2, which times trainings")
+    if table == "2" and weights:
+        parser.error("table 2 times trainings of its own: leave out --weights")
     if strange := set(models) - set(MODELS):
         parser.error(f"--models: there is no {', '.join(sorted(strange))}; choose of {', '.join(MODELS)}")
-    kept = set(models) < set(MODELS)
-    for job in jobs(given.table, dataset, given.limit, given.draws, scale=given.scale, models=models):
-        made = run(job, given.work / f"{given.table}-{dataset}-{given.limit}", extra)
+    if weights and not any(weights_path(weights, dataset, model) for model in models):
+        parser.error(f"--weights: there is no {dataset}-{models[0]}.safetensors in {weights}: train_models.py makes it")
+    given.models, given.extra = models, extra
+    given.work = given.work or (weights / "tables" if weights else WORK)
+    given.results = given.results or (weights / "results" if weights else RESULTS)
+    given.target = given.results / f"table-{table}-{dataset}.json"
+    return given
+
+
+def main() -> None:
+    """Run a table and write its file after every command."""
+    given = asked(sys.argv[1:])
+    table, dataset, weights, target = given.table, given.dataset, given.weights, given.target
+    results: dict[str, Any] = {"table": table, "dataset": dataset, "columns": {}}
+    if table == "2":
+        write(target, {**results, "columns": timed(dataset, given.limit, given.epochs or 2, given.rounds or 3)})
+        return
+    if table in COMPUTED:
+        command = f"python benchmarks/reproduce.py {table} --dataset {dataset}"
+        command += f" --weights {weights}" if weights else ""
+        write(target, {**results, "columns": together(COMPUTED[table], dataset, given.work, command)})
+        return
+    kept = set(given.models) < set(MODELS)
+    for job in jobs(Plan(table, dataset, given.models, given.limit, given.draws, given.scale, weights)):
+        made = run(job, given.work / f"{table}-{dataset}-{given.limit}", given.extra)
         if kept and target.is_file():  # read anew each time: another run may have written its models meanwhile
             results = json.loads(target.read_text(encoding="utf-8"))
         kept = True
@@ -376,6 +424,7 @@ def merged(columns: dict[str, Any], made: dict[str, Any], target: Path) -> dict[
 
 def write(target: Path, results: dict[str, Any]) -> None:
     """Keep what is there so far."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, (json.dumps(results, indent=1) + "\n").encode())
 
 

@@ -1,10 +1,13 @@
 """RESULTS.md from the result files: our numbers beside the paper's.
 
-Usage: python benchmarks/results_page.py
+Usage: python benchmarks/results_page.py [FOLDER]
+
+Reads the files in FOLDER (default benchmarks/results) and writes RESULTS.md beside it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections import Counter
@@ -16,14 +19,13 @@ from typing import Any
 
 from claims import EQUAL, NOT, PARTLY, REPRODUCED, UNSURE, UNTESTED, Judged, above, judged, spelled
 from paper import BEYOND_BOUND, BOUNDS, CERTIFIED, PAPER, STRONGEST, TRADE_OFF, TRAINING, Numbers
-from reproduce import COMPUTED, MODELS
+from reproduce import COMPUTED, MODELS, RESULTS
 from training_time import seconds_to, shared_accuracy
 
 from rbfbench.defenses import shipped_path
 
 VERDICTS = (REPRODUCED, PARTLY, NOT, UNSURE, UNTESTED)
 DATASETS = ("mnist", "cifar10")
-HERE = Path(__file__).parent
 TITLES = {
     "claim-1": "Claim 1: what the reconstruction passes on of a change of its input",
     "1": "Table I: attacks under linf",
@@ -298,16 +300,21 @@ def where(column: dict[str, Any]) -> str:
     return f"{made['device']}, {made['threads']} threads, torch {made['torch']}, commit {made['git']}"
 
 
-def results() -> list[dict[str, Any]]:
+def results(folder: Path = RESULTS) -> list[dict[str, Any]]:
     """All result files, in the order of the page."""
     order = list(TITLES)
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in (HERE / "results").glob("table-*.json")]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("table-*.json")]
     return sorted(found, key=lambda result: (order.index(result["table"]), result["dataset"]))
 
 
 def main() -> None:
     """Write the page."""
-    (HERE / "RESULTS.md").write_text(page(results()), encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=RESULTS)
+    folder = parser.parse_args().folder.resolve()
+    if not (found := results(folder)):
+        parser.error(f"there is no table-*.json in {folder}: reproduce.py writes them")
+    folder.with_name("RESULTS.md").write_text(page(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ import pytest
 import reproduce
 import results_page
 import torch
+import train_models
 import training_time
 import worst
 from click.testing import CliRunner
@@ -30,13 +32,20 @@ from rbfbench.attacks import load_suite
 from rbfbench.cli import cli
 from rbfbench.cli.plan import rows_of
 from rbfbench.data import load_training
+from rbfbench.defenses import PRESET_NAMES
 from rbfbench.results.intervals import score
 from rbfbench.results.store import read_samples
-from rbfbench.training.recipes import RECIPES, noise_of, schedule_of
+from rbfbench.training.recipes import DATASETS, RECIPES, noise_of, schedule_of
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TABLES = [(t, dataset) for t in reproduce.COMMANDS if t != "quick" for dataset in ("mnist", "cifar10")]
 SCALES = ("full", "small")
+
+
+def jobs_of(
+    table: str, dataset: str, limit: int = 10, *, scale: str = "full", weights: Path | None = None
+) -> Iterator[reproduce.Job]:
+    return reproduce.jobs(reproduce.Plan(table, dataset, MODELS, limit, 1000, scale, weights))
 
 
 def parsed(words: tuple[str, ...]) -> tuple[str, dict]:
@@ -49,7 +58,7 @@ def parsed(words: tuple[str, ...]) -> tuple[str, dict]:
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize(("table", "dataset"), [*TABLES, ("quick", "digits"), ("quick", "mnist")])
 def test_commands_can_be_typed(table, dataset, scale):
-    found = list(reproduce.jobs(table, dataset, 10, 1000, scale=scale))
+    found = list(jobs_of(table, dataset, scale=scale))
     assert found
     assert len({job.name for job in found}) == len(found)
     for job in found:
@@ -60,7 +69,7 @@ def test_commands_can_be_typed(table, dataset, scale):
 
 
 def test_claim_1_is_measured(tmp_path):
-    (job, _) = reproduce.jobs("claim-1", "mnist", 2, 0)
+    (job, _) = jobs_of("claim-1", "mnist", 2)
     (column,) = reproduce.run(job, tmp_path, ()).values()
     assert column["n"] == 2
     assert {(row["norm"], row["kind"]) for row in column["ratios"]} == set(
@@ -85,7 +94,7 @@ def test_numbers_of_the_paper_are_of_rows_that_run(table, dataset):
 @pytest.mark.parametrize("dataset", list(paper.TRADE_OFF))
 def test_numbers_of_the_trade_off_are_of_rows_that_run(dataset):
     ran: dict[str, set[str]] = {}
-    for job in reproduce.jobs("7", dataset, 10, 1000):
+    for job in jobs_of("7", dataset):
         rows = {row.id for row in rows_of(parsed(job.words)[1])} | {"clean"}
         ran.setdefault(job.name.rpartition("=")[2], set()).update(rows)
     for beta2, numbers in paper.TRADE_OFF[dataset].items():
@@ -338,8 +347,10 @@ def test_stages_grow_with_what_they_look_at():
 
 def test_the_table_of_times_says_where_it_was_measured(monkeypatch):
     monkeypatch.setattr(reproduce, "measure", lambda *_, **__: {"rcnn+": {"epoch_s": [1.0]}})
-    (column,) = reproduce.timed("mnist", 10, "python benchmarks/reproduce.py 2").values()
+    (column,) = reproduce.timed("mnist", 10, 4, 2).values()
     assert set(column) == {"epoch_s", "command", "seed", "wall_s", "environment"}
+    assert column["command"].endswith("reproduce.py 2 --dataset mnist --limit 10 --epochs 4 --rounds 2")
+    assert column["seed"] == "0 to 1"
     assert column["environment"]["torch"] == torch.__version__
     json.dumps(column)
 
@@ -508,6 +519,81 @@ def test_the_quick_table_runs_and_goes_on_where_it_was_killed(dataset, tmp_path)
     assert lost.is_file()
     for model, column in result["columns"].items():
         assert again[model]["worst_case"] == column["worst_case"]
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_model_can_be_trained_by_one_command(dataset, preset, tmp_path):
+    made = []
+    for words in train_models.commands(tmp_path, dataset, preset):
+        assert CliRunner().invoke(cli, [*words, "--show"]).exit_code == 0
+        _, given = parsed(words)
+        if given["source"]:
+            assert Path(given["source"]).name in made
+        made.append(given["out"].name)
+    assert made == [f"{dataset}-{name}.safetensors" for name in MODELS]
+
+
+def test_adversarial_training_takes_the_papers_epochs():
+    shown = {}
+    for words in train_models.commands(Path("folder"), "cifar10", "paper"):
+        lines = CliRunner().invoke(cli, [*words, "--show"]).output.splitlines()
+        shown[words[1]] = dict(line.split("=", 1) for line in lines)
+    epochs = {name: shown[name]["schedule.epochs"] for name in ("madry", "rcnn", "rcnn+")}
+    assert epochs == {"madry": "205", "rcnn": "600", "rcnn+": "600"}
+    assert {constants["schedule.classifier"] for constants in shown.values()} == {"vgg16"}
+    assert shown["madry"]["schedule.halve_every"] == "41"  # four halvings, as in 600 epochs with 120
+
+
+def test_own_weights_take_the_place_of_the_shipped_ones(tmp_path):
+    for name in ("cnn", "rcnn+"):
+        (tmp_path / f"mnist-{name}.safetensors").touch()
+    for table in ("1", "4", "6", "7", "claim-1", "beyond-linf", "autoattack"):
+        found = list(jobs_of(table, "mnist", weights=tmp_path))
+        assert {job.name.partition(" ")[0] for job in found} <= {"cnn", "rcnn+"}
+        for job in found:
+            _, given = parsed(job.words)
+            named = given["model"]
+            assert named == str(tmp_path / f"mnist-{job.name.partition(' ')[0]}.safetensors")
+            # What is transferred is made on the cnn of the same training, not on the shipped one.
+            surrogates = [str(tmp_path / "mnist-cnn.safetensors")] if table == "1" else []
+            assert list(given.get("surrogates", ())) == surrogates
+
+
+def test_a_folder_without_weights_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "1", "--weights", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        reproduce.main()
+    assert stopped.value.code == 2
+    assert "there is no mnist-cnn.safetensors" in capsys.readouterr().err
+
+
+def test_models_are_trained_attacked_and_put_on_a_page(tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def script(*words: str) -> str:
+        command = [sys.executable, str(BENCHMARKS / words[0]), *words[1:]]
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+    few = ("--", "--epochs", "1")
+    script("train_models.py", str(tmp_path), "--dataset", "digits", "--preset", "default", *few)
+    assert sorted(path.stem for path in tmp_path.glob("*.safetensors")) == sorted(f"digits-{name}" for name in MODELS)
+    assert sorted(path.stem for path in tmp_path.glob("*.md")) == sorted(f"digits-{name}" for name in MODELS)
+    script("reproduce.py", "quick", "--dataset", "digits", "--limit", "4", "--weights", str(tmp_path))
+    columns = json.loads((tmp_path / "results" / "table-quick-digits.json").read_text())["columns"]
+    assert list(columns) == list(MODELS)
+    assert str(tmp_path / "digits-rcnn+.safetensors") in columns["rcnn+"]["command"]
+    script("results_page.py", str(tmp_path / "results"))
+    assert "Quick run" in (tmp_path / "RESULTS.md").read_text()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--epochs", "3"), ("--rounds", "2")])
+def test_epochs_are_of_the_table_of_times(option, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "1", "--results", str(tmp_path), option, value])
+    with pytest.raises(SystemExit) as stopped:
+        reproduce.main()
+    assert stopped.value.code == 2
+    assert "are of table 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("table", ["2", "3", "union"])

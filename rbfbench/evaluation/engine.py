@@ -30,7 +30,7 @@ from rbfbench.evaluation.examples import Examples
 from rbfbench.evaluation.input_range import suspected
 from rbfbench.evaluation.memory import choose_batch_size, is_out_of_memory
 from rbfbench.evaluation.nearest import candidates_within, verified_distance
-from rbfbench.evaluation.samples import Unattacked, nested, spared
+from rbfbench.evaluation.samples import Unattacked, better, nested, spared
 from rbfbench.evaluation.spec import RunSpec
 from rbfbench.evaluation.target import Target, View
 from rbfbench.evaluation.verify import Verdict, float64, verify
@@ -84,8 +84,9 @@ def evaluate(
         images: The images asked for, already limited.
         spec: What to run.
         surrogates: Models that transfer rows attack in its place; several make an ensemble.
-        smaller: Samples of the same rows within a smaller ball: what broke an image there breaks it here. Not used for
-            random models, on which an example that worked once may not work again.
+        smaller: Samples of the same rows within a smaller ball: what broke an image there breaks it here, and is not
+            attacked again. On a random model, where an example that worked once may not work again, every image is
+            attacked, and the better candidate of the two balls is taken.
         folder: Where to keep cells and results, resuming from those that are there.
         save_examples: Adversarial examples to keep for each attack in the folder; None keeps all.
         progress: Told how much of the work is done.
@@ -191,16 +192,16 @@ class _Job:
         self.left_out = [row for row in spec.rows if row not in self.rows and not (row.view in NOISY_VIEWS and exact)]
         self.crashes: list[Check] = []
         self.broken: dict[int, Sample] = {}  # by position: what broke an image for good, where survivors are attacked
-        self.nested: dict[str, dict[int, Sample]] = {}  # by row and position: what a smaller ball has broken
+        self.nested: dict[str, dict[int, Sample]] = {}  # by row and position: what is known from a smaller ball
         target.max_rows = spec.batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
         self.meter = Meter(progress, work_ahead(target, self.rows, len(images), self.passes))
 
     def nest(self, smaller: Sequence[Sample]) -> None:
-        """Take over what the same rows have broken within a smaller ball."""
+        """Take over what the same rows have broken within a smaller ball; all candidates on a random model."""
         position = {image: i for i, image in enumerate(self.images.ids)}
-        for sample in () if self.target.stochastic else smaller:
-            if sample.correct == 0 and sample.status in ("ok", "spared"):
-                self.nested.setdefault(sample.attack, {})[position[sample.image]] = nested(sample)
+        for sample in smaller:
+            if sample.status in ("ok", "spared") and (sample.correct == 0 or self.target.stochastic):
+                self.nested.setdefault(sample.attack, {})[position[sample.image]] = sample
 
     def _has_surrogate(self, row: Row) -> bool:
         return bool(self.surrogates) or not attack_info(row.attack).surrogate
@@ -231,7 +232,7 @@ class _Job:
             "release": info.release or None,
             "surrogates": self.surrogate_digests if info.surrogate else None,
             "limit": row.limit,
-            "nested": sorted(self.images.ids[i] for i in self.nested.get(row.id, ())) or None,
+            "nested": sorted(self._from_smaller(row)) or None,
             "broken": sorted(self.images.ids[i] for i in self.broken) or None if self._spares(row) else None,
         }
         return cell_key(
@@ -253,6 +254,11 @@ class _Job:
             }
             | {name: part for name, part in parts.items() if part is not None}
         )
+
+    def _from_smaller(self, row: Row) -> Iterator[str]:
+        """What decides how a row goes on from a smaller ball."""
+        for i, sample in self.nested.get(row.id, {}).items():
+            yield f"{self.images.ids[i]} {sample.selection}" if self.target.stochastic else self.images.ids[i]
 
     def stored(self, folder: RunFolder | None, row: Row) -> Cell | None:
         """The row's cell if an earlier run of this folder finished it."""
@@ -338,9 +344,10 @@ class _Job:
         self.flat = 0
         info = attack_info(row.attack)
         taken = np.arange(images_of_row(row, len(self.images)))
-        known = self.nested.get(row.id, {}) | (
-            {i: spared(row.id, sample) for i, sample in self.broken.items()} if self._spares(row) else {}
-        )
+        smaller = self.nested.get(row.id, {})
+        known = {} if self.target.stochastic else {i: nested(sample) for i, sample in smaller.items()}
+        if self._spares(row):
+            known |= {i: spared(row.id, sample) for i, sample in self.broken.items()}
         gone = np.array([i in known for i in taken.tolist()], bool)
         alive = taken[self.worth[taken] & ~gone]
         samples = [self.clean.clean_error(row.id, i) for i in taken[~self.worth[taken]].tolist()]
@@ -357,6 +364,8 @@ class _Job:
             samples += self._halving(work, where, whole=info.coupled)
             self.meter.settle(len(where) * each)
         order = {image: position for position, image in enumerate(self.images.ids)}
+        if self.target.stochastic:
+            samples = [better(sample, smaller.get(order[sample.image])) for sample in samples]
         samples.sort(key=lambda sample: order[sample.image])
         return Cell(row=self._summary(row, samples, time.monotonic() - began), samples=samples)
 

@@ -123,6 +123,15 @@ def nested(broken: Sample) -> Sample:
     return msgspec.structs.replace(broken, status="spared", forwards=0, backwards=0)
 
 
+def better(found: Sample, smaller: Sample | None) -> Sample:
+    """The stronger of the candidates of one row within two balls, by the selection draws, which score nothing."""
+    if smaller is None or found.status in ("spared", "unknown"):
+        return found
+    if found.status == "ok" and found.selection <= smaller.selection:
+        return found
+    return msgspec.structs.replace(smaller, forwards=found.forwards, backwards=found.backwards, distance=found.distance)
+
+
 def spared(row: str, broken: Sample) -> Sample:
     """The sample of an image that an earlier row broke, in a row that did not attack it again."""
     return msgspec.structs.replace(broken, attack=row, status="spared", forwards=0, backwards=0, distance=None)

@@ -47,8 +47,12 @@ def _parts(sweep: Sweep) -> Iterator[RenderableType]:
     for code in sorted({code for _, code in fired}):
         values = ", ".join(point.text for point in sweep.points if (point.text, code) in fired)
         yield Text(f"! check {code} fired at {sweep.over} {values}", style="yellow")
-    if sweep.over == "eps" and first.null_attack is None:
-        yield Text("What a smaller ball broke stays broken in a larger one, and is not attacked again.", style="dim")
+    if sweep.over == "eps":
+        broken = "What a smaller ball broke stays broken in a larger one, and is not attacked again."
+        better = (
+            "An image meets the better candidate of each attack in this ball and those within, by draws not scored."
+        )
+        yield Text(broken if first.null_attack is None else better, style="dim")
     yield Text(
         "Accuracies in percent on the same images and seed, with 95% intervals of clean and worst case: over the "
         "choice of images, not the strength of the attacks.",

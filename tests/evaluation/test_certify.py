@@ -107,6 +107,21 @@ def test_a_random_model_draws_anew_in_every_pass():
     assert np.mean(spread[0]) < np.mean(spread[1])
 
 
+def test_a_model_whose_noise_is_fixed_answers_by_all_its_passes():
+    """Almost without Gaussian noise every draw gets the model's own answer, which is not that of its first pass."""
+    images = digits(40)
+    target = load_target("rcnn+", images, CPU, knobs={"noise_scope": "model", "beta2": 4.0, "m": 5})
+    assert not target.stochastic
+    x, _ = images.batch(0, 40)
+    keys = Keys.of(images.ids, 0)
+    answers = target.decide(x, keys)[0].argmax(1)
+    first = target.views["none"].forward(x, keys).argmax(1)
+    assert (answers != first).any()
+    for i in range(40):
+        found = counts(target, x[i : i + 1], keys[slice(i, i + 1)], n=3, sigma=1e-9)
+        assert found[answers[i]] == 3
+
+
 def test_python_users_certify_tensors():
     images = two_classes(2)
     x, y = images.batch(0, 2)
