@@ -51,8 +51,9 @@ from rbfbench.results.atomic import write_atomic
 
 RESULTS = Path(__file__).parent / "results"
 WORK = Path("~/.cache/rbfbench/tables").expanduser()
-MODELS = ("cnn", "cnn-ls", "cnn-ls-noise", "madry", "rcnn", "rcnn+")
-RANDOM = ("rcnn", "rcnn+")
+AUTHORS = ("rcnn-authors", "rcnn+-authors")  # fixed noise in their scripts; drawn anew in the paper, and here
+RANDOM = ("rcnn", "rcnn+", *AUTHORS)
+MODELS = ("cnn", "cnn-ls", "cnn-ls-noise", "fast", "trades", "madry", *RANDOM)
 BOUNDED = ("madry", *RANDOM)
 BY = {  # names of the folders of runs whose examples a surrogate makes, and its file
     "rcnn+_by_its_smoothed_self": "smoothed",
@@ -130,15 +131,18 @@ class Plan(NamedTuple):
     scale: str
     weights: Path | None = None
 
-    def model(self, name: str) -> tuple[str, ...]:
-        """Which model, of which data set."""
+    def model(self, name: str, scope: str | None = None) -> tuple[str, ...]:
+        """Which model, of which data set, and whom a draw of its noise belongs to (None: as it was made)."""
         path = weights_path(self.weights, self.dataset, name)
-        return "--model", str(path) if self.weights else name, "--dataset", self.dataset
+        if name in AUTHORS and scope is None:
+            scope = "image"
+        drawn = ("--noise-scope", scope) if scope else ()
+        return "--model", str(path) if self.weights else name, "--dataset", self.dataset, *drawn
 
-    def attack(self, model: str, norm: str, *words: str) -> tuple[str, ...]:
+    def attack(self, model: str, norm: str, *words: str, scope: str | None = None) -> tuple[str, ...]:
         """An attack at the paper's radius."""
         budget = ("--limit", str(self.limit), "--norm", norm, "--eps", RADII[self.dataset][norm])
-        return ("attack", *self.model(model), *budget, *words, *self.small(model))
+        return ("attack", *self.model(model, scope), *budget, *words, *self.small(model))
 
     def small(self, model: str) -> tuple[str, ...]:
         """What --scale small changes."""
@@ -227,7 +231,7 @@ def beyond(plan: Plan) -> Iterator[Job]:
     for model in plan.models:
         yield Job(model, plan.attack(model, norm, *suite))
     for model in [model for model in RANDOM if model in plan.models]:
-        yield Job(f"{model} with known noise", plan.attack(model, norm, "--noise-scope", "model", *suite))
+        yield Job(f"{model} with known noise", plan.attack(model, norm, *suite, scope="model"))
     if "rcnn+" in plan.models and plan.weights is None:  # the surrogates are made of the shipped rcnn+
         for name, file in BY.items():
             surrogate = ("--surrogate", f"benchmarks/{file}.py:{plan.dataset}", "--include-transfer", "--passes", "10")

@@ -66,7 +66,6 @@ What to know before comparing:
   is chosen on some draws and scored on others, so that luck does not pass for strength. DAA, SPSA, Square and the
   attacks that look for the nearest example count for the images they ran on.
 """
-SHIPPED = ("cnn", "cnn-ls", "cnn-ls-noise", "fast", "madry", "trades", "rcnn", "rcnn+")
 CARD = re.compile(
     r"^(?P<epochs>\d+) epochs in (?P<minutes>[\d.]+) minutes on (?P<device>.*?), (?P<threads>\d+) threads", re.MULTILINE
 )
@@ -181,7 +180,7 @@ def timed(dataset: str, columns: dict[str, Any]) -> Iterator[str]:
     yield "\nWhat the models that are shipped took, by their cards (minutes times threads; steps and epochs differ):\n"
     yield "| | epochs | thread-minutes | device |"
     yield "|---|---|---|---|"
-    for name in SHIPPED:
+    for name in MODELS:
         card = shipped_path(name, dataset)
         found = CARD.search(card.with_suffix(".md").read_text(encoding="utf-8")) if card else None
         if found:

@@ -25,10 +25,12 @@ from reproduce import MODELS, split
 from rbfbench.defenses import PRESET_NAMES
 from rbfbench.training.recipes import DATASETS, RECIPES, noise_of, schedule_of
 
+TRAINED = [name for name in MODELS if name in RECIPES]
+
 
 def commands(folder: Path, dataset: str, preset: str) -> Iterator[tuple[str, ...]]:
     """Words of `rbfbench`, a model each; those that make the noise of others come before them."""
-    for name in MODELS:
+    for name in TRAINED:
         recipe = RECIPES[name]
         noise = noise_of(preset, dataset, recipe)
         words = ("--dataset", dataset, "--preset", preset, "--out", str(folder / f"{dataset}-{name}.safetensors"))

@@ -209,6 +209,7 @@ line](../../rbf-cnn.md). Your own defence is a [model from elsewhere](../../mode
 def model_page(name: str) -> str:
     """What a shipped model is, and its card for each data set."""
     datasets = shipped_for(name)
+    images = f"digits --eps {RADII['linf']}" if "digits" in datasets else datasets[0]
     return f"""# {name}
 
 {sentence(SHIPPED[name])}
@@ -217,7 +218,7 @@ def model_page(name: str) -> str:
 - **How it works**: [RBF-CNN, line by line](../../rbf-cnn.md), with its controls and their training
 
 ```
-rbfbench attack --model {name} --dataset digits --eps {RADII["linf"]}
+rbfbench attack --model {name} --dataset {images}
 ```
 
 {"".join(map(card, (WEIGHTS / f"{dataset}-{name}.md" for dataset in datasets)))}

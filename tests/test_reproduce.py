@@ -32,7 +32,7 @@ from rbfbench.attacks import load_suite
 from rbfbench.cli import cli
 from rbfbench.cli.plan import rows_of
 from rbfbench.data import load_training
-from rbfbench.defenses import PRESET_NAMES
+from rbfbench.defenses import PRESET_NAMES, shipped_path
 from rbfbench.results.intervals import score
 from rbfbench.results.store import read_samples
 from rbfbench.training.recipes import DATASETS, RECIPES, noise_of, schedule_of
@@ -87,7 +87,7 @@ def test_numbers_of_the_paper_are_of_rows_that_run(table, dataset):
     rows = {row.id for row in load_suite(suite, norm)} | {"clean"}
     assert set(paper.PAPER[table, dataset]) <= rows
     for by_model in paper.PAPER[table, dataset].values():
-        assert set(by_model) <= set(reproduce.MODELS)
+        assert set(by_model) <= set(MODELS)
         assert all(value is None or 0 <= value <= 100 for value in by_model.values())
 
 
@@ -189,7 +189,7 @@ def as_in_the_paper(dataset: str, n: int) -> dict:
     exact = dict.fromkeys(claims.THROUGH_NOISE, attacked("1", "rcnn+")["rows"]["pgd/bpda-eot"])
     return norms | {
         "claim-1": {"rcnn+": passed(0.3, 0.9)},
-        "1": {model: attacked("1", model) for model in reproduce.RANDOM}
+        "1": {model: attacked("1", model) for model in claims.BOTH}
         | {"cnn-ls-noise": {"rows": {"pgd/static": found(2)}}},
         "2": {model: timing(paper.TRAINING[dataset][model][1]) for model in ("rcnn+", "madry")},
         "3": strongest | {"madry": strongest["rcnn+"], "cnn-ls-noise": found(2)},
@@ -206,7 +206,7 @@ def as_in_the_paper(dataset: str, n: int) -> dict:
             for sigma in claims.sigmas(dataset)
         },
         "7": traded,
-        "beyond-linf": {model: {"rows": static | exact, "checks": {}} for model in reproduce.RANDOM},
+        "beyond-linf": {model: {"rows": static | exact, "checks": {}} for model in claims.BOTH},
         "union": every,
     }
 
@@ -497,7 +497,7 @@ def test_the_quick_table_runs_and_goes_on_where_it_was_killed(dataset, tmp_path)
     subprocess.run(command, env=environment, check=True, capture_output=True)
     file = tmp_path / f"table-quick-{dataset}.json"
     result = json.loads(file.read_text())
-    assert list(result["columns"]) == list(MODELS)
+    assert list(result["columns"]) == [model for model in MODELS if shipped_path(model, dataset)]
     for model, column in result["columns"].items():
         rows = {row.id for row in load_suite("quick")}
         assert set(column["rows"]) == (rows if model in reproduce.RANDOM else rows - {"pgd-margin/eot"})
@@ -505,7 +505,7 @@ def test_the_quick_table_runs_and_goes_on_where_it_was_killed(dataset, tmp_path)
         assert column["command"].startswith(f"rbfbench attack --model {model} --dataset {dataset}")
         assert column["seed"] == 0
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("cells/*.gz")}
-    assert len(stamps) > len(MODELS)
+    assert len(stamps) > len(result["columns"])
     # As a kill leaves it: one cell is not there, one model has no result, and the file ends before the last column.
     lost = next(iter(stamps))
     lost.unlink()
@@ -531,7 +531,7 @@ def test_every_model_can_be_trained_by_one_command(dataset, preset, tmp_path):
         if given["source"]:
             assert Path(given["source"]).name in made
         made.append(given["out"].name)
-    assert made == [f"{dataset}-{name}.safetensors" for name in MODELS]
+    assert made == [f"{dataset}-{name}.safetensors" for name in train_models.TRAINED]
 
 
 def test_adversarial_training_takes_the_papers_epochs():
@@ -577,11 +577,15 @@ def test_models_are_trained_attacked_and_put_on_a_page(tmp_path):
 
     few = ("--", "--epochs", "1")
     script("train_models.py", str(tmp_path), "--dataset", "digits", "--preset", "default", *few)
-    assert sorted(path.stem for path in tmp_path.glob("*.safetensors")) == sorted(f"digits-{name}" for name in MODELS)
-    assert sorted(path.stem for path in tmp_path.glob("*.md")) == sorted(f"digits-{name}" for name in MODELS)
+    assert sorted(path.stem for path in tmp_path.glob("*.safetensors")) == sorted(
+        f"digits-{name}" for name in train_models.TRAINED
+    )
+    assert sorted(path.stem for path in tmp_path.glob("*.md")) == sorted(
+        f"digits-{name}" for name in train_models.TRAINED
+    )
     script("reproduce.py", "quick", "--dataset", "digits", "--limit", "4", "--weights", str(tmp_path))
     columns = json.loads((tmp_path / "results" / "table-quick-digits.json").read_text())["columns"]
-    assert list(columns) == list(MODELS)
+    assert list(columns) == list(train_models.TRAINED)
     assert str(tmp_path / "digits-rcnn+.safetensors") in columns["rcnn+"]["command"]
     script("results_page.py", str(tmp_path / "results"))
     assert "Quick run" in (tmp_path / "RESULTS.md").read_text()
