@@ -290,7 +290,8 @@ def brief(document: dict[str, Any], folder: Path) -> dict[str, Any]:
     kept: dict[str, Any] = {name: document[name] for name in ("model_digest", "data_digest", "environment")}
     kept["seed"], kept["source"] = document["spec"]["seed"], document["spec"]["source"]
     if "certified" in document:
-        return kept | {name: document[name] for name in ("certified", "ceiling", "abstained")}
+        draws = {"n0": document["spec"]["n0"], "draws": document["spec"]["n"], "alpha": document["spec"]["alpha"]}
+        return kept | draws | {name: document[name] for name in ("certified", "ceiling", "abstained")}
     fields = ("accuracy", "k", "n", "ci95", "wall_s")
     rows = {row["id"]: {name: row[name] for name in fields} for row in document["attacks"]}
     fired = {check["code"]: check["detail"] for check in document["checks"] if check["fired"]}
