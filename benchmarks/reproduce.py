@@ -272,7 +272,9 @@ def run(job: Job, folder: Path, extra: Sequence[str]) -> dict[str, dict[str, Any
     where = ("--json", str(out / job.document)) if job.words[0] == "figure" else ("--out", str(out))
     out.mkdir(parents=True, exist_ok=True)
     words = [*job.words, *extra, *where]
-    subprocess.run([sys.executable, "-c", "from rbfbench.cli import main; main()", *words], check=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", "from rbfbench.cli import main; main()", *words], check=False)  # noqa: S603
+    if done.returncode:  # it has said why
+        raise SystemExit(done.returncode)
     command = {"command": " ".join(["rbfbench", *job.words, *extra]), "wall_s": time.monotonic() - began}
     made = json.loads((out / job.document).read_text(encoding="utf-8"))
     if job.words[0] == "figure":

@@ -56,7 +56,9 @@ def main() -> None:
     for command in commands(given.folder, given.dataset, given.preset):
         print(" ".join(["rbfbench", *command, *extra]), flush=True)
         program = [sys.executable, "-c", "from rbfbench.cli import main; main()"]
-        subprocess.run([*program, *command, *extra], check=True)  # noqa: S603
+        done = subprocess.run([*program, *command, *extra], check=False)  # noqa: S603
+        if done.returncode:  # it has said why
+            raise SystemExit(done.returncode)
 
 
 if __name__ == "__main__":

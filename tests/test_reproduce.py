@@ -652,6 +652,14 @@ def test_what_a_table_would_not_heed_is_refused(table, more, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+def test_a_command_that_fails_ends_the_table_with_its_exit_code(tmp_path, capfd):
+    job = reproduce.Job("cnn", ("attack", "--model", "no-such-model", "--dataset", "digits", "--eps", "0.1"))
+    with pytest.raises(SystemExit) as stopped:
+        reproduce.run(job, tmp_path, ())
+    assert stopped.value.code == 2
+    assert "no-such-model" in capfd.readouterr().err
+
+
 def test_columns_of_other_images_are_not_put_beside_each_other(tmp_path):
     columns = {"cnn": {"data_digest": "a"}, "madry": {"data_digest": "a"}}
     assert reproduce.merged(columns, {"madry": {"data_digest": "a", "n": 1}}, tmp_path)["madry"]["n"] == 1

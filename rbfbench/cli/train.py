@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from rbfbench.cli.options import data_options, device_option, pick_device
+from rbfbench.cli.options import check_norm, data_options, device_option, pick_device
 from rbfbench.cli.settings import changed
 from rbfbench.defenses import PRESET_NAMES, shipped_path
 from rbfbench.errors import UsageError, unknown_name
@@ -16,6 +16,8 @@ from rbfbench.training.recipes import DATASETS, LIGHT, RECIPES, Noise, Recipe, a
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from rbfbench.training.recipes import Norm
 
 
 @click.command()
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=int, default=None, help="Passes over the images.")
 @click.option("--lr", type=float, default=None, help="Peak learning rate.")
 @click.option("--batch-size", type=int, default=None, help="Clean images a step.")
+@click.option("--norm", default=None, help="Of the ball of adversarial training: linf, l2 or l1.  [default: linf]")
 @click.option(
     "--set",
     "settings",
@@ -65,6 +68,7 @@ def train(**given: Any) -> None:  # noqa: ANN401  (click passes the options decl
     \b
     rbfbench train rcnn+ --dataset mnist --out rcnn+.safetensors
     rbfbench train rcnn+ --preset authors --precision bfloat16 --out a.safetensors
+    rbfbench train madry --dataset mnist --norm l2 --out madry-l2.safetensors
     rbfbench train cnn-ls-noise --source cnn-ls.safetensors --out b.safetensors
     rbfbench train rcnn+ --start rcnn+ --lr 0.05 --out tuned.safetensors
     rbfbench train rcnn+ --set schedule.shift=1 --set noise.copies=60 --show
@@ -110,10 +114,15 @@ def _parts(given: dict[str, Any]) -> dict[str, Any]:
         "recipe": recipe,
         "schedule": schedule,
         "noise": noise_of(preset, dataset, recipe),
-        "adversary": adversary_of(dataset, recipe),
+        "adversary": adversary_of(dataset, recipe, cast("Norm", check_norm(given["norm"] or "linf"))),
         "rbf": PRESETS[preset] if recipe.rbf else None,
         "em": EM_PRESETS[dataset] if recipe.rbf and recipe.source is None and not given["start"] else None,
     }
+    if given["norm"] and not parts["adversary"]:
+        named = [name for name, row in RECIPES.items() if row.adversary]
+        raise UsageError(
+            "--norm changes nothing", f"{given['recipe']} has no adversarial training", f"train {', '.join(named)}"
+        )
     parts = changed(parts, given["settings"])
     if parts["recipe"] != dataclasses.replace(recipe, smoothing=parts["recipe"].smoothing):
         raise UsageError(

@@ -16,9 +16,6 @@ def default_root() -> Path:
     return Path(os.environ.get("RBFBENCH_DATA_ROOT", DEFAULT_ROOT)).expanduser()
 
 
-"""Where full data sets are looked for when no folder is named."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
     """One data set that has a name of its own.

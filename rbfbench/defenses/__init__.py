@@ -11,8 +11,8 @@ from pathlib import Path
 SHIPPED: dict[str, str] = {
     "rcnn+": "RBF-CNN trained on clean and noisy images (arXiv 2004.02183)",
     "rcnn": "RBF-CNN trained on clean images",
-    "rcnn+-authors": "rcnn+ with every constant of its authors' scripts, fixed noise included; trained for fewer epochs",
-    "rcnn-authors": "rcnn with every constant of its authors' scripts, fixed noise included; trained for fewer epochs",
+    "rcnn+-authors": "rcnn+ with the constants of its authors' scripts, fixed noise included; trained for fewer epochs",
+    "rcnn-authors": "rcnn with the constants of its authors' scripts, fixed noise included; trained for fewer epochs",
     "cnn": "the same classifier without defence",
     "cnn-ls": "the same with the smoothed labels of rcnn: what they do alone",
     "cnn-ls-noise": "the same with the smoothed labels and noisy images of rcnn+: what they do alone",

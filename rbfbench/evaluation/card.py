@@ -37,11 +37,13 @@ def command(recipe: dict[str, Any]) -> str:
     """What to type to train a blueprint's recipe again: the preset, and whatever differs from it."""
     name, dataset, preset = recipe["name"], recipe["dataset"], recipe["preset"]
     words = [f"rbfbench train {name} --dataset {dataset}"]
+    norm = (recipe.get("adversary") or {"norm": "linf"})["norm"]
+    words += [f"--norm {norm}"] if norm != "linf" else []
     usual: dict[str, Any] = {
         "recipe": RECIPES[name],
         "schedule": schedule_of(preset, dataset, RECIPES[name]),
         "noise": noise_of(preset, dataset, RECIPES[name]),
-        "adversary": adversary_of(dataset, RECIPES[name]),
+        "adversary": adversary_of(dataset, RECIPES[name], norm),
         "rbf": PRESETS[preset],
         "em": EM_PRESETS[dataset],
     }

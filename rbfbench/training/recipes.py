@@ -11,7 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from rbfbench.data.catalogue import DATASETS as CATALOGUE
 from rbfbench.errors import UsageError
+
+Norm = Literal["linf", "l2", "l1"]
 
 
 def _check(name: str, value: object, holds: bool, wanted: str) -> None:
@@ -209,7 +212,7 @@ class Adversary:
         beta: Weight of the divergence of TRADES; None trains on the adversarial examples alone.
     """
 
-    norm: Literal["linf", "l2", "l1"]
+    norm: Norm
     eps: float
     steps: int
     step_size: float
@@ -364,6 +367,10 @@ ADVERSARIES: dict[tuple[str, str], Adversary] = {
     ("trades", "digits"): Adversary(norm="linf", eps=0.15, steps=10, step_size=0.03, beta=6.0),
 }
 
+# The radii of other norms: the RBF-CNN paper's, and for the digits, which it has not, ones that an image can tell.
+RADII = {(name, norm): eps for name, info in CATALOGUE.items() for norm, eps in info.eps.items()}
+RADII |= {("digits", "l2"): 1.0, ("digits", "l1"): 3.0}
+
 DATASETS = tuple(dict.fromkeys(dataset for _, dataset, _ in SCHEDULES))
 
 
@@ -378,9 +385,15 @@ def schedule_of(preset: str, dataset: str, recipe: Recipe) -> Schedule:
     raise KeyError(dataset)
 
 
-def adversary_of(dataset: str, recipe: Recipe) -> Adversary | None:
-    """The adversarial examples of a recipe, None for those without."""
-    return ADVERSARIES[recipe.adversary, dataset] if recipe.adversary else None
+def adversary_of(dataset: str, recipe: Recipe, norm: Norm = "linf") -> Adversary | None:
+    """The adversarial examples of a recipe, None for those without; steps are in the same proportion to any radius."""
+    if recipe.adversary is None:
+        return None
+    under_linf = ADVERSARIES[recipe.adversary, dataset]
+    if norm == "linf":
+        return under_linf
+    eps = RADII[dataset, norm]
+    return replace(under_linf, norm=norm, eps=eps, step_size=under_linf.step_size * eps / under_linf.eps)
 
 
 def noise_of(preset: str, dataset: str, recipe: Recipe) -> Noise | None:

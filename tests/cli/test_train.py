@@ -130,7 +130,7 @@ PARTS_OF = {
 
 
 def parts_of(recipe: str, preset: str, dataset: str, **options: Any) -> dict[str, Any]:
-    plain = dict.fromkeys(("epochs", "lr", "batch_size", "classifier", "start")) | {"settings": ()}
+    plain = dict.fromkeys(("epochs", "lr", "batch_size", "classifier", "start", "norm")) | {"settings": ()}
     return _parts(plain | {"recipe": recipe, "preset": preset, "dataset": dataset} | options)
 
 
@@ -149,6 +149,25 @@ def test_show_prints_every_constant_and_each_can_be_given_back(recipe, here):
             back = parts_of(recipe, other, dataset, settings=tuple(reversed(lines)))
             assert back == parts
     assert list(Path.cwd().iterdir()) == []  # nothing was trained
+
+
+def test_adversarial_training_knows_other_norms(here):
+    code, out, _ = here("madry", "--dataset", "mnist", "--norm", "l2", "--show")
+    assert code == 0
+    assert {"adversary.norm=l2", "adversary.eps=2.0", "adversary.steps=40"} <= set(out.splitlines())
+    code, _, err = here("cnn", "--dataset", "mnist", "--norm", "l2", "--show")
+    assert code == 2
+    assert "--norm changes nothing" in err
+    code, _, err = here("madry", "--norm", "l3", "--show")
+    assert code == 2
+    assert "unknown norm 'l3'" in err
+
+
+def test_the_card_of_another_norm_names_the_command_that_made_it(here, tmp_path):
+    code, _, _ = here("fast", "--dataset", "digits", "--norm", "l2", "--epochs", "1", "--out", "a.safetensors")
+    assert code == 0
+    said = "`rbfbench train fast --dataset digits --norm l2 --set schedule.epochs=1 --precision float32 --seed 0`"
+    assert said in (tmp_path / "a.md").read_text()
 
 
 def test_options_and_set_end_in_show(here):

@@ -203,6 +203,20 @@ def test_adversaries_are_those_of_their_papers(kind: str, dataset: str, steps: i
     assert adversary.steps * adversary.step_size == pytest.approx(reach, rel=0.01)
 
 
+@pytest.mark.parametrize("kind", ["madry", "fast", "trades"])
+@pytest.mark.parametrize(
+    ("dataset", "norm", "eps"), [("mnist", "l2", 2.0), ("cifar10", "l1", 20.0), ("digits", "l2", 1.0)]
+)
+def test_adversaries_of_other_norms_walk_as_far_for_their_radius(
+    kind: str, dataset: str, norm: Any, eps: float
+) -> None:
+    linf, other = (adversary_of(dataset, RECIPES[kind], each) for each in ("linf", norm))
+    assert linf
+    assert other
+    assert (other.norm, other.eps, other.steps, other.beta) == (norm, eps, linf.steps, linf.beta)
+    assert other.step_size / other.eps == pytest.approx(linf.step_size / linf.eps)
+
+
 # Refusals -------------------------------------------------------------------------------------------------------------
 VALID: dict[type, Any] = {
     Recipe: RECIPES["rcnn"],
