@@ -252,6 +252,24 @@ def test_claims_are_judged_by_intervals():
     assert judge(60, 175, 100) == ["not reproduced", "not reproduced"]
 
 
+def test_a_claim_holds_if_it_holds_with_the_authors_constants():
+    tables = as_in_the_paper("mnist", 200)
+    weak = {"1": tables["1"] | {"rcnn+": attacked_rows(tables, 2)}, "3": tables["3"] | {"rcnn+": scored(2)}}
+    theirs = {"1": weak["1"] | {"rcnn+-authors": tables["1"]["rcnn+"]}, "3": weak["3"] | {"rcnn+-authors": scored(177)}}
+    claim = "rCNN+ is robust under linf without adversarial training"
+    assert verdicts("mnist", tables | weak)[claim] == "not reproduced"
+    assert verdicts("mnist", tables | theirs)[claim] == "reproduced"
+    found = {each.claim: each.evidence for each in claims.judged("mnist", tables | theirs)}
+    assert "leaves rcnn+ 1.0" in found[claim]
+    assert "leaves rcnn+-authors 88.4" in found[claim]
+    assert "rcnn+-authors 88.5" in found["under linf it does as well as adversarial training"]
+
+
+def attacked_rows(tables: dict, k: int) -> dict:
+    """The column of rcnn+ in Table I, with k of 200 left by every row."""
+    return {**tables["1"]["rcnn+"], "rows": dict.fromkeys(tables["1"]["rcnn+"]["rows"], scored(k))}
+
+
 @pytest.mark.parametrize(
     ("held", "verdict"),
     [
