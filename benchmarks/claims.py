@@ -14,7 +14,7 @@ from math import hypot
 from statistics import median
 from typing import Any, NamedTuple
 
-from paper import BEYOND_BOUND, BOUNDS, CERTIFIED, PAPER, STRONGEST, TRADE_OFF, TRAINING
+from paper import BEYOND_BOUND, BOTH, BOUNDS, CERTIFIED, PAPER, STRONGEST, TRADE_OFF, TRAINING
 from training_time import seconds_to, shared_accuracy
 
 from rbfbench.training.recipes import RECIPES, adversary_of
@@ -26,7 +26,6 @@ Needs = Mapping[str, tuple[str, ...]]  # table -> columns
 THROUGH_NOISE = ("pgd/eot", "pgd-margin/eot", "apgd-dlr/eot")
 REPRODUCED, PARTLY, NOT, UNSURE = "reproduced", "partly", "not reproduced", "cannot tell"
 UNTESTED = "not tested"
-BOTH = ("rcnn+", "rcnn")
 CERTIFIED_AS = {
     "cnn": ("cnn",),
     "cnn-ls-noise": ("cnn-ls-noise",),
@@ -207,9 +206,9 @@ def copies_matter(dataset: str, tables: Tables) -> tuple[str, str]:
     said = [of_the_paper("1", dataset, model, tables) for model in BOTH]
     own, every = [found for _, _, found in said], [tables["3"][model] for model in BOTH]
     return (
-        verdict(above(*own), above(*every)),
-        f"the strongest of the paper's attacks leaves rcnn+ {spelled(own[0])}, rcnn {spelled(own[1])} (paper "
-        f"{said[0][0]:g} and {said[1][0]:g}); all attacks {spelled(every[0])} and {spelled(every[1])}",
+        verdict(above(own[1], own[0]), above(every[1], every[0])),
+        f"the strongest of the paper's attacks leaves rcnn+ {spelled(own[1])}, rcnn {spelled(own[0])} (paper "
+        f"{said[1][0]:g} and {said[0][0]:g}); all attacks {spelled(every[1])} and {spelled(every[0])}",
     )
 
 

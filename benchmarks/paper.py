@@ -19,8 +19,8 @@ def _rows(models: tuple[str, ...], **rows: tuple[float | None, ...]) -> Numbers:
 
 BOTH = ("rcnn", "rcnn+")
 
-# (table, data set) -> numbers. DAA of the paper is the stronger of our two kinds; its CW under linf is PGD on a margin.
-# Beside its transferred EAD and CW stands our transfer of the margin at the whole budget.
+# (table, data set) -> numbers. Which kind the paper's DAA is it does not say: it stands beside the blob kind. Its CW under
+# linf is PGD on a margin. Beside its transferred EAD and CW stands our transfer of the margin at the whole budget.
 PAPER: dict[tuple[str, str], Numbers] = {
     ("1", "mnist"): _rows(
         BOTH,
