@@ -164,6 +164,12 @@ def test_models_on_the_same_images_stand_side_by_side_and_radii_make_a_curve(fol
     assert "WORST CASE" in base64.b64decode(curve[1]).decode()
 
 
+@pytest.mark.parametrize(("name", "file"), [("sweep", "sweep.json"), ("certified", "certify.json")])
+def test_the_file_of_a_folder_stands_for_it(name, file, folders, tmp_path):
+    texts = [written(folders, tmp_path / "a.md", given) for given in (name, f"{name}/{file}")]
+    assert texts[0] == texts[1]
+
+
 def test_sweeps_certificates_and_distances_are_shown(folders, tmp_path):
     text = written(folders, tmp_path / "all.html", "sweep", "certified", "nearest")
     certification = json.loads((folders / "certified" / "certify.json").read_text())

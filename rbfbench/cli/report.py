@@ -32,7 +32,7 @@ ENDINGS = (".html", ".md", ".csv", ".tex")
 def report(runs: tuple[Path, ...], out: Path, title: str | None) -> None:
     """Write finished runs as one HTML file, or as Markdown, CSV or LaTeX.
 
-    RUNS are folders of `attack`, `sweep` or `certify`, or their run.json. The HTML file needs neither network nor
+    RUNS are folders of `attack`, `sweep` or `certify`, or the file in them. The HTML file needs neither network nor
     script; it holds tables, curves, examples, checks and the whole run.json.
 
     \b
@@ -73,10 +73,11 @@ def read(paths: Sequence[Path]) -> Report:
 
     entries, sweeps, certifications = list[Entry](), list[Sweep](), list[Certification]()
     for path in paths:
-        if (path / "sweep.json").is_file():
-            sweeps.append(read_document(path / "sweep.json", Sweep))
-        elif (path / "certify.json").is_file():
-            certifications.append(read_document(path / "certify.json", Certification))
+        sweep, certify = (path if path.name == name else path / name for name in ("sweep.json", "certify.json"))
+        if sweep.is_file():
+            sweeps.append(read_document(sweep, Sweep))
+        elif certify.is_file():
+            certifications.append(read_document(certify, Certification))
         else:
             run = read_run(path)
             entries.append(Entry(run, command_of(run.spec), path if path.is_dir() else None))
