@@ -20,7 +20,7 @@ def _rows(models: tuple[str, ...], **rows: tuple[float | None, ...]) -> Numbers:
 BOTH = ("rcnn", "rcnn+")
 
 # (table, data set) -> numbers. The paper does not say which kind its DAA is; it stands beside the blob kind. CW under
-# linf is PGD on a margin there. Beside its transferred EAD and CW stands our transfer of the margin at the whole budget.
+# linf is PGD on a margin. Beside its transferred EAD and CW stands our transfer of the margin at the whole budget.
 PAPER: dict[tuple[str, str], Numbers] = {
     ("1", "mnist"): _rows(
         BOTH,

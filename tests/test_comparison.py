@@ -148,3 +148,16 @@ def test_every_spelling_holds_every_number() -> None:
     assert r"c\&d" in latex
     assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 1
     assert msgspec.json.decode(rendered(both, "json"), type=Comparison) == both
+
+
+def test_many_models_fit_into_80_columns_with_every_name_whole() -> None:
+    names = ["cnn", "a-model-with-a-long-name", "rcnn+", "madry", "another-long-name-of-a-model", "rcnn"]
+    many = compare_runs([result(name, FIRST) for name in names])
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(compare_table(many))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    heads = [line for i, line in enumerate(lines[:-1]) if set(lines[i + 1].strip()) == {"─"} and line.strip()]
+    titles = " ".join(heads)
+    assert all(name in titles for name in names)
+    assert all(f"{name} minus cnn" in titles for name in names[1:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -13,14 +15,15 @@ from rbfbench.results.comparison import Compared, Comparison, Difference
 from rbfbench.results.records import Score, encode
 
 ALPHA = 0.05
+WIDTH, GAP = 80, 3  # characters of a line, and between two columns
 
 
 def compare_table(comparison: Comparison) -> RenderableType:
     """Caption, table and how to read it."""
-    parts: list[RenderableType] = [Text(caption(comparison), style="bold"), Text(), _rich(cells(comparison))]
+    parts: list[RenderableType] = [Text(caption(comparison), style="bold"), Text(), *_rich(cells(comparison))]
     if matrix := transfer_cells(comparison):
-        parts += [Text(), Text("accuracy of the column's model on examples made on the row's"), _rich(matrix)]
-    return Group(*parts, Text(), *(Text(line) for line in reading(comparison)))
+        parts += [Text("accuracy of the column's model on examples made on the row's"), *_rich(matrix)]
+    return Group(*parts, *(Text(line) for line in reading(comparison)))
 
 
 def rendered(comparison: Comparison, form: str) -> str:
@@ -108,12 +111,30 @@ def _p(p: float) -> str:
     return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
-def _rich(grid: Grid) -> Table:
-    table = Table(box=box.HORIZONTALS, show_edge=False, pad_edge=False)
-    for position, title in enumerate(grid.head):
-        table.add_column(title, justify="right" if position else "left")
-    for position, row in enumerate(grid.rows):
-        if position in grid.rules:
-            table.add_section()
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+def _rich(grid: Grid) -> Iterator[RenderableType]:
+    """The grid in as many tables as it takes for none to be wider than `WIDTH`, an empty line after each."""
+    for columns in _blocks(grid):
+        table = Table(box=box.HORIZONTALS, show_edge=False, pad_edge=False)
+        table.add_column(grid.head[0])
+        for column in columns:
+            table.add_column(grid.head[column], justify="right")
+        for position, row in enumerate(grid.rows):
+            if position in grid.rules:
+                table.add_section()
+            table.add_row(Text(row[0]), *(Text(row[column]) for column in columns))
+        yield table
+        yield Text()
+
+
+def _blocks(grid: Grid) -> list[list[int]]:
+    """Positions of the columns behind the names, cut where a table would become too wide."""
+    names, *widths = (max(map(len, column)) for column in zip(grid.head, *grid.rows, strict=True))
+    blocks: list[list[int]] = [[]]
+    used = names
+    for column, width in enumerate(widths, start=1):
+        if used + GAP + width > WIDTH and blocks[-1]:
+            blocks.append([])
+            used = names
+        blocks[-1].append(column)
+        used += GAP + width
+    return blocks
