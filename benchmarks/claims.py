@@ -74,7 +74,7 @@ def reached(found: Score, paper: float) -> bool | None:
 
 
 def difference(one: Score, other: Score) -> tuple[float, float]:
-    """95% interval of the difference of two accuracies: Newcombe's method 10 (doi 10.1002/sim.4780), of their own ones.
+    """95% interval of the difference of two accuracies: Newcombe's method 10 (1998), of their own ones.
 
     It takes the images for different ones; ours are the same, which only makes it too wide.
     """
@@ -115,7 +115,7 @@ def trainings(model: str, *columns: Mapping[str, Any]) -> list[str]:
 
 def verdict(*held: bool | None) -> str:
     """Of the parts of a claim: all shown, some shown and some refuted, none shown and some refuted, or neither."""
-    if all(held):
+    if held and all(held):
         return REPRODUCED
     if False in held:
         return PARTLY if True in held else NOT

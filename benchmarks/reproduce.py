@@ -134,7 +134,7 @@ class Plan(NamedTuple):
     def model(self, name: str, scope: str | None = None) -> tuple[str, ...]:
         """Which model, of which data set, and whom a draw of its noise belongs to (None: as it was made)."""
         path = weights_path(self.weights, self.dataset, name)
-        if name in AUTHORS and scope is None:
+        if scope is None and (name in AUTHORS or (self.weights and name in RANDOM)):
             scope = "image"
         drawn = ("--noise-scope", scope) if scope else ()
         return "--model", str(path) if self.weights else name, "--dataset", self.dataset, *drawn

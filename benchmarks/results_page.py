@@ -243,7 +243,7 @@ def _paper(table: str, dataset: str, columns: list[str]) -> Numbers:
             model, _, eps = column.partition(" eps=")
             # The paper's madry beyond its bound met PGD alone.
             row = "pgd-margin/static" if model == "madry" and eps == BOUNDS[dataset][1] else "worst case"
-            found.setdefault(row, {})[column] = BEYOND_BOUND[dataset][model][eps]
+            found.setdefault(row, {})[column] = BEYOND_BOUND[dataset].get(model, {}).get(eps)
         return found
     if table != "7":
         return PAPER.get((table, dataset), {})
@@ -307,7 +307,8 @@ def headline(results: list[dict[str, Any]]) -> Iterator[str]:
             found = [tables.get(table, {}).get(model) for table in norms.values()]
             if any(found):
                 cells = (
-                    f"{score(cell)}, n {cell['n']}" if cell else "" for cell in (tables["1"][model]["clean"], *found)
+                    f"{score(cell)}, n {cell['n']}" if cell else ""
+                    for cell in (tables.get("1", {}).get(model, {}).get("clean"), *found)
                 )
                 yield f"| `{model}` | {dataset} | {' | '.join(cells)} |"
 
