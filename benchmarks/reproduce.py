@@ -364,7 +364,7 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def asked(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line, checked; `models` is a list, `extra` the options for every command, `target` the file."""
+    """The command line, checked; `models` and `jobs` are lists, `extra` options of every command, `target` the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=["2", *COMMANDS, *COMPUTED])
     parser.add_argument("--dataset", choices=list(RADII), default="mnist")
@@ -393,6 +393,12 @@ def asked(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--models: there is no {', '.join(sorted(strange))}; choose of {', '.join(MODELS)}")
     if weights and not any(weights_path(weights, dataset, model) for model in models):
         parser.error(f"--weights: there is no {dataset}-{models[0]}.safetensors in {weights}: train_models.py makes it")
+    if weights and table in ATTACKED and not weights_path(weights, dataset, "cnn"):
+        parser.error(f"--weights: table {table} transfers from {dataset}-cnn.safetensors, which is not in {weights}")
+    plan = Plan(table, dataset, models, given.limit, given.draws, given.scale, weights)
+    given.jobs = list(jobs(plan)) if table in COMMANDS else []
+    if table in COMMANDS and not given.jobs:
+        parser.error(f"table {table} has nothing to run for {', '.join(models)} on {dataset}: it is of other models")
     given.models, given.extra = models, extra
     given.work = given.work or (weights / "tables" if weights else WORK)
     given.results = given.results or (weights / "results" if weights else RESULTS)
@@ -414,7 +420,7 @@ def main() -> None:
         write(target, {**results, "columns": together(COMPUTED[table], dataset, given.work, command)})
         return
     kept = set(given.models) < set(MODELS)
-    for job in jobs(Plan(table, dataset, given.models, given.limit, given.draws, given.scale, weights)):
+    for job in given.jobs:
         made = run(job, given.work / f"{table}-{dataset}-{given.limit}", given.extra)
         if kept and target.is_file():  # read anew each time: another run may have written its models meanwhile
             results = json.loads(target.read_text(encoding="utf-8"))

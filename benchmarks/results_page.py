@@ -72,7 +72,7 @@ GUIDE = """## How to read the tables
   has met, and each image's strongest candidate is chosen on some draws and scored on others, so that luck does not
   pass for strength: it may end a little above its strongest row. DAA, SPSA, Square and the attacks that look for the
   nearest example count for the images they ran on.
-- **null control**: unattacked images, chosen among as many copies and scored by the same rule; it must stand at clean.
+- **null control**: unattacked images, chosen among copies and scored by the same rule; it must stand at clean.
 - **fired** checks: `black-box-stronger`, attacks without gradients broke more than those with, on the same images;
   `noise-not-attacked`, no attack looked through the noise; `lost-in-8-bit`, rounding to 256 levels undoes some attacks;
   `surrogate-is-target`, the transferred examples were made on the model itself.
@@ -108,10 +108,11 @@ def claimed(results: list[dict[str, Any]]) -> Iterator[str]:
     yield "## What holds of the paper's claims\n"
     yield (
         "Judged by a rule for each claim (`benchmarks/claims.py`): one accuracy is higher than another where the\n"
-        "95% interval of their difference lies above 0, and no worse where it begins above -15 points and reaches\n"
-        "0; a number of the paper is reached where it does not lie above our interval. Where images are too few for\n"
-        "either, we cannot tell. Claims on linf hold if the model here or the one with its authors' constants bears\n"
-        "them out. The verdicts are on the models shipped here, one training of each.\n"
+        "95% interval of their difference lies above 0, not higher where it ends below 15 points, and no worse where\n"
+        "it begins above -15 points and reaches 0; a number of the paper is reached where it does not lie above our\n"
+        "interval. Where images are too few for either, we cannot tell. That a model is robust under linf, or as\n"
+        "robust as adversarial training, is judged by the better of the one here and the one with its authors'\n"
+        "constants. The verdicts are on the models shipped here, one training of each.\n"
     )
     for dataset in DATASETS:
         tables = {result["table"]: result["columns"] for result in results if result["dataset"] == dataset}
@@ -136,8 +137,8 @@ def in_short(found: list[Judged], tables: dict[str, Any]) -> str:
     ours, control, madry = (every[model] for model in ("rcnn+", "cnn-ls-noise", "madry"))
     blind = [first[model]["rows"]["pgd/static"] for model in ("rcnn+", "cnn-ls-noise")]
     text += (
-        f"\n\nUnder linf, PGD that does not see the noise leaves rcnn+ {spelled(blind[0])} and its control, trained "
-        f"alike without the layers, {spelled(blind[1])}. All attacks together leave rcnn+ {spelled(ours)}, "
+        f"\n\nUnder linf, PGD that does not see the noise leaves rcnn+ {spelled(blind[0])} and its control "
+        f"without the layers {spelled(blind[1])}. All attacks together leave rcnn+ {spelled(ours)}, "
         f"the control {spelled(control)}, and adversarial training {spelled(madry)}; on rcnn+ "
         f"{ours['strongest']['row']} is the strongest alone."
     )

@@ -216,7 +216,7 @@ def as_in_the_paper(dataset: str, n: int) -> dict:
             for sigma in claims.sigmas(dataset)
         },
         "7": traded,
-        "beyond-linf": {model: {"rows": static | exact, "checks": {}} for model in claims.BOTH},
+        "beyond-linf": {model: {"rows": static | exact | {"square": found(95)}, "checks": {}} for model in claims.BOTH},
         "union": every,
     }
 
@@ -279,6 +279,7 @@ def attacked_rows(tables: dict, k: int) -> dict:
         ((False, None), "not reproduced"),
         ((True, None), "cannot tell"),
         ((None,), "cannot tell"),
+        ((), "cannot tell"),
     ],
 )
 def test_parts_of_a_claim_make_its_verdict(held, verdict):
@@ -310,12 +311,68 @@ def test_what_breaks_a_claim_is_named():
     changed = tables | {"1": tables["1"] | {"rcnn+": masked}}
     found = {each.claim: each for each in claims.judged("mnist", changed)}["the layers do not mask gradients"]
     assert found.verdict == "partly"
-    assert "on rcnn+ (1) transfer-pgd (53.9%);" in found.evidence
+    assert "on rcnn+ (1) transfer-pgd (53.9%) (random search under linf met 200);" in found.evidence
     (cheaper,) = (each for each in claims.judged("mnist", tables) if each.claim.startswith("training costs"))
     assert "10.2 in time an epoch (paper 10.2)" in cheaper.evidence
     assert "8.2 in all" in cheaper.evidence, "(85 * 112 + 30) / (100 * 11 + 30 + 30)"
     assert "6.1 with the training of the rcnn" in cheaper.evidence, "(85 * 112 + 30) / (100 * (11 + 4) + 30 + 30)"
     assert "until 90% of held-out images are right, 10.2 in time" in cheaper.evidence
+
+
+def test_of_two_trainings_the_better_is_judged_whole():
+    """Parts that hold for one each do not make a claim that holds for none."""
+    assert claims.best(("partly", "partly")) == "partly"
+    assert claims.best(("partly", "not reproduced")) == "partly"
+    assert claims.best(("not reproduced", "cannot tell")) == "cannot tell"
+    tables = as_in_the_paper("mnist", 200)
+    ours, theirs = {"rcnn+": attacked_rows(tables, 180)}, {"rcnn+-authors": attacked_rows(tables, 2)}
+    mixed = tables | {
+        "1": tables["1"] | ours | theirs,
+        "3": tables["3"] | {"rcnn+": scored(2), "rcnn+-authors": scored(180)},
+    }
+    assert verdicts("mnist", mixed)["rCNN+ is robust under linf without adversarial training"] == "partly"
+
+
+def test_few_draws_certify_nothing_and_show_nothing():
+    tables = as_in_the_paper("mnist", 200)
+    low = {name: column | {"ceiling": 0.1} for name, column in tables["6"].items()}
+    assert (
+        verdicts("mnist", tables | {"6": low})["the layers raise certified accuracy, at equal noise"] == "cannot tell"
+    )
+
+
+def test_random_search_on_few_images_does_not_clear_gradients():
+    tables = as_in_the_paper("cifar10", 200)
+    claim = "the layers do not mask gradients"
+    assert verdicts("cifar10", tables)[claim] == "reproduced"
+    column = tables["beyond-linf"]["rcnn+"]
+    few = column | {"rows": column["rows"] | {"square": scored(8, 10)}}
+    assert verdicts("cifar10", tables | {"beyond-linf": {"rcnn+": few}})[claim] == "cannot tell"
+    known = {"rows": {}, "checks": {"black-box-stronger": "square (10.0%) without gradients breaks more"}}
+    fired = tables | {"beyond-linf": tables["beyond-linf"] | {"rcnn+ with known noise": known}}
+    found = {each.claim: each for each in claims.judged("cifar10", fired)}[claim]
+    assert found.verdict == "partly"
+    assert "on rcnn+ with known noise (beyond-linf) square (10.0%)" in found.evidence
+
+
+def test_columns_without_a_number_of_the_paper_have_a_page():
+    column = {
+        "clean": scored(198),
+        "rows": {"pgd-margin/static": scored(20) | {"wall_s": 1.0}},
+        "worst_case": scored(2),
+        "null_attack": None,
+        "command": "rbfbench sweep",
+        "seed": 0,
+        "source": "test images",
+        "environment": {"device": "cpu", "threads": 2, "torch": "2", "git": "abc"},
+    }
+    for model in ("rcnn+-authors", "rcnn", "madry"):
+        table = {"table": "4", "dataset": "mnist", "columns": {f"{model} eps=0.35": column}}
+        assert "| worst case | 1.0 (0.3 to 3.6)" in results_page.page([table])
+    alone = {"strongest": {"row": "square", "norm": "l2", "accuracy": 0.1}, "attacks": 3}
+    left = column | scored(20) | alone | {"wall_s": 1.0}
+    text = results_page.page([{"table": "3-l2", "dataset": "mnist", "columns": {"madry": left}}])
+    assert "| `madry` | mnist |  |  | 10.0 (6.6 to 14.9), n 200 |" in text, "Table I has not run"
 
 
 def test_the_page_says_in_short_what_is_left():
@@ -613,10 +670,24 @@ def test_own_weights_take_the_place_of_the_shipped_ones(tmp_path):
         for job in found:
             _, given = parsed(job.words)
             named = given["model"]
+            if "rcnn+" in job.name and "known noise" not in job.name and "noise_scope" in given:
+                assert given["noise_scope"] == "image", "the scripts fix the noise; the paper draws it anew"
             assert named == str(tmp_path / f"mnist-{job.name.partition(' ')[0]}.safetensors")
             # What is transferred is made on the cnn of the same training, not on the shipped one.
             surrogates = [str(tmp_path / "mnist-cnn.safetensors")] if table == "1" else []
             assert list(given.get("surrogates", ())) == surrogates
+
+
+@pytest.mark.parametrize(
+    ("table", "there", "said"),
+    [("1", "rcnn+", "transfers from mnist-cnn.safetensors"), ("4", "cnn", "nothing to run"), ("7", "cnn", "nothing")],
+)
+def test_weights_that_a_table_cannot_use_are_told(table, there, said, tmp_path, capsys):
+    (tmp_path / f"mnist-{there}.safetensors").touch()
+    with pytest.raises(SystemExit) as stopped:
+        reproduce.asked([table, "--weights", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_folder_without_weights_is_refused(tmp_path, monkeypatch, capsys):

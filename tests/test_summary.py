@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rbfbench.evaluation.samples import better
 from rbfbench.results.records import AttackRow, Cell, Sample
 from rbfbench.results.summary import accuracy_at, choose, summarise, worst_case
 
@@ -205,3 +206,15 @@ def test_one_search_for_the_nearest_example_gives_the_accuracy_at_every_radius()
     assert row_of(samples[:2]).median_distance == 0.0
     assert row_of([samples[4], sample(9), samples[1]]).median_distance is None
     assert row_of([clean_error(0), sample(1)]).median_distance is None  # an attack that looks for no distance
+
+
+def test_of_two_balls_the_candidate_that_selection_prefers_is_taken_and_nothing_that_went_wrong_is_hidden() -> None:
+    small = sample(0, selection=-1.0, correct=0.1, linf=0.01, forwards=3)
+    assert better(sample(0, selection=-1.5, correct=0.9), small).correct == 0.9, "its score plays no part"
+    taken = better(sample(0, selection=-0.5, correct=0.0, forwards=10), small)
+    assert (taken.correct, taken.linf, taken.forwards) == (0.1, 0.01, 10)
+    for status in ("invalid", "unknown", "spared"):
+        found = sample(0, status=status, selection=0.0)
+        assert better(found, small) == found
+    alone = sample(0)
+    assert better(alone, None) == alone

@@ -107,7 +107,8 @@ def certify(
     began = time.monotonic()
     target.max_rows = batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
     digest = target.fingerprint(images)
-    store = _Store(folder, spec, digest, None if target.card["batch_invariant"] else target.max_rows)
+    batch = None if target.card["batch_invariant"] else target.max_rows
+    store = _Store(folder, spec, digest, batch, target.draws if _fixed(target) else None)
     keys = Keys.of(images.ids, spec.seed).fold("certify")
     done: list[Certificate] = []
     each, status = spec.n0 + spec.n, "complete"
@@ -190,7 +191,7 @@ def counts(
         ModelError: It fails, or its answers are not finite.
     """
     view = target.views["none"]
-    fixed = view.noisy and view.exact  # what the model draws is part of its weights
+    fixed = _fixed(target)
     found = np.zeros(target.n_classes, np.int64)
     for start in range(0, n, CHUNK):
         size = min(CHUNK, n - start)
@@ -223,15 +224,25 @@ def counts(
     return found
 
 
+def _fixed(target: Target) -> bool:
+    """Whether what the model draws is part of its weights."""
+    view = target.views["none"]
+    return view.noisy and view.exact
+
+
 class _Store:
     """One file an image, named after everything that decides its certificate."""
 
-    def __init__(self, folder: Path | None, spec: CertifySpec, digest: str, batch: int | None) -> None:
+    def __init__(
+        self, folder: Path | None, spec: CertifySpec, digest: str, batch: int | None, passes: int | None
+    ) -> None:
         self.folder = folder and folder / "certificates"
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
         kept = ("sigma", "n0", "n", "alpha", "seed", "knobs", "loading")
         self.decides = {"schema": 1, "model": digest, "batch": batch} | {name: getattr(spec, name) for name in kept}
+        if passes is not None:  # of each answer; others answer by one
+            self.decides["passes"] = passes
 
     def _path(self, image: str) -> Path | None:
         return self.folder and self.folder / f"{cell_key(self.decides | {'image': image})}.json"

@@ -2,7 +2,8 @@
 
 Arrays of the file, k images each: x and x_adv (k, C, H, W), position in the run, label, prediction (the answer to
 x_adv by the first fresh decision, -1 where there is no verified one), correct (mean correctness over the decisions);
-and the names of the classes.
+and the names of the classes. In a sweep over eps on a random model a sample may tell of the candidate of a smaller
+ball instead; that one lies in the folder of that radius.
 """
 
 from __future__ import annotations

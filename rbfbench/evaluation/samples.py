@@ -124,10 +124,11 @@ def nested(broken: Sample) -> Sample:
 
 
 def better(found: Sample, smaller: Sample | None) -> Sample:
-    """The stronger of the candidates of one row within two balls, by the selection draws, which score nothing."""
-    if smaller is None or found.status in ("spared", "unknown"):
-        return found
-    if found.status == "ok" and found.selection <= smaller.selection:
+    """The stronger of the candidates of one row within two balls, by the selection draws, which score nothing.
+
+    What went wrong in the larger ball stays: an invalid candidate or a crash must not hide behind an older one.
+    """
+    if smaller is None or found.status != "ok" or found.selection <= smaller.selection:
         return found
     return msgspec.structs.replace(smaller, forwards=found.forwards, backwards=found.backwards, distance=found.distance)
 

@@ -17,9 +17,10 @@ import rbfbench
 from rbfbench.attacks.rng import Keys
 from rbfbench.cli import cli
 from rbfbench.errors import ModelError, UsageError
-from rbfbench.evaluation.certify import CertifySpec, certify, counts
+from rbfbench.evaluation.certify import CertifySpec, _Store, certify, counts
 from rbfbench.evaluation.loading import load_target
 from rbfbench.evaluation.target import inspect
+from rbfbench.results.certificates import Certificate
 
 CPU = torch.device("cpu")
 
@@ -120,6 +121,20 @@ def test_a_model_whose_noise_is_fixed_answers_by_all_its_passes():
     for i in range(40):
         found = counts(target, x[i : i + 1], keys[slice(i, i + 1)], n=3, sigma=1e-9)
         assert found[answers[i]] == 3
+
+
+def test_certificates_of_single_passes_are_not_taken_for_those_of_fixed_noise(tmp_path):
+    """Earlier releases kept such certificates under a name without the number of passes."""
+    images = digits(1)
+    target = load_target("rcnn+", images, CPU, knobs={"noise_scope": "model", "m": 2})
+    old = _Store(tmp_path, spec(n=100), target.fingerprint(images), None, None)
+    bogus = Certificate(image=images.ids[0], label=0, prediction=0, top=0, k=77, radius=9.0)
+    old.write(bogus)
+    assert old.read(bogus.image) == bogus
+    (found,) = certify(target, images, spec(n=100), folder=tmp_path).certificates
+    assert found.radius != bogus.radius
+    again = _Store(tmp_path, spec(n=100), target.fingerprint(images), None, 2)
+    assert again.read(bogus.image) == found
 
 
 def test_python_users_certify_tensors():
