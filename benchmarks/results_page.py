@@ -57,9 +57,9 @@ GUIDE = """## How to read the tables
 
 - `rcnn` and `rcnn+` are RBF-CNN as shipped here: with its sharpness beta1 the same in training as at run time, no
   filter of zero variance, and noise drawn anew for every image, as the paper's text has it. `rcnn-authors` and
-  `rcnn+-authors` are trained with every constant of the authors' scripts, and attacked with noise drawn anew;
-  "known noise" fixes the ten draws, as those scripts do. `cnn-ls-noise` is the control of `rcnn+`: smoothed labels and
-  noisy copies without the layers, trained for fewer epochs.
+  `rcnn+-authors` have the constants of the authors' scripts, but for fewer epochs and adversarial noise of fewer
+  images, and are attacked with noise drawn anew; "known noise" fixes the ten draws, as those scripts do.
+  `cnn-ls-noise` is the control of `rcnn+`: smoothed labels and noisy copies without the layers, for fewer epochs.
 - Each model is one set of weights, trained once and for fewer epochs than in the paper (its card says how); behind the
   defence of CIFAR-10 stands a smaller net than the paper's. A difference to the paper can come from that.
 - The columns of one table share images, the first ones of the test file, and on one data set the classifier. "n"
@@ -75,7 +75,8 @@ GUIDE = """## How to read the tables
 - **null control**: unattacked images, chosen among copies and scored by the same rule; it must stand at clean.
 - **fired** checks: `black-box-stronger`, attacks without gradients broke more than those with, on the same images;
   `noise-not-attacked`, no attack looked through the noise; `lost-in-8-bit`, rounding to 256 levels undoes some attacks;
-  `surrogate-is-target`, the transferred examples were made on the model itself.
+  `surrogate-is-target`, the transferred examples were made on the model itself; `zero-gradient`, some images gave an
+  attack no gradient at any point; `degenerate-filters`, a filter of no variance makes the reconstruction jump.
 """
 CARD = re.compile(
     r"^(?P<epochs>\d+) epochs in (?P<minutes>[\d.]+) minutes on (?P<device>.*?), (?P<threads>\d+) threads.*\n"

@@ -311,7 +311,12 @@ def test_what_breaks_a_claim_is_named():
     changed = tables | {"1": tables["1"] | {"rcnn+": masked}}
     found = {each.claim: each for each in claims.judged("mnist", changed)}["the layers do not mask gradients"]
     assert found.verdict == "partly"
-    assert "on rcnn+ (1) transfer-pgd (53.9%) (random search under linf met 200);" in found.evidence
+    assert "by table: 1: transfer-pgd (53.9%) on rcnn+ (random search under linf met 200);" in found.evidence
+    also = {**tables["1"]["cnn-ls-noise"], "checks": {"black-box-stronger": "transfer-pgd (9.0%) without gradients"}}
+    weak = tables | {"1": tables["1"] | {"rcnn+": masked, "cnn-ls-noise": also}}
+    found = {each.claim: each for each in claims.judged("mnist", weak)}["the layers do not mask gradients"]
+    assert found.verdict == "reproduced", "the attacks are weak on the control too"
+    assert "1: transfer-pgd (53.9%) on rcnn+ (but on cnn-ls-noise as well)" in found.evidence
     (cheaper,) = (each for each in claims.judged("mnist", tables) if each.claim.startswith("training costs"))
     assert "10.2 in time an epoch (paper 10.2)" in cheaper.evidence
     assert "8.2 in all" in cheaper.evidence, "(85 * 112 + 30) / (100 * 11 + 30 + 30)"
@@ -352,7 +357,7 @@ def test_random_search_on_few_images_does_not_clear_gradients():
     fired = tables | {"beyond-linf": tables["beyond-linf"] | {"rcnn+ with known noise": known}}
     found = {each.claim: each for each in claims.judged("cifar10", fired)}[claim]
     assert found.verdict == "partly"
-    assert "on rcnn+ with known noise (beyond-linf) square (10.0%)" in found.evidence
+    assert "beyond-linf: square (10.0%) on rcnn+ with known noise" in found.evidence
 
 
 def test_columns_without_a_number_of_the_paper_have_a_page():
