@@ -11,11 +11,11 @@ TABLE is one of
   5-l1, 5-l2               attacks under l1 and l2
   6                        certificates
   claim-1                  what the reconstruction passes on of a change of its input
-  7                        noise against accuracy
+  7, 7-l1, 7-l2            noise against accuracy under a norm
   beyond-linf, -l2, -l1    what the paper did not try: margin losses through the noise, noise that is known, black boxes
   autoattack               AutoAttack under linf; its suite for random models where the model is one
   union                    each image under the strongest attack of all three norms, from the folders of those tables
-  quick                    the quick suite, with --dataset digits in minutes
+  quick                    1, 4 and 6 by the quick suite and few draws, in minutes with --dataset digits
 
 Each model of a table is one command of rbfbench with a folder of its own under --work, so a run that was killed goes
 on with the same command. --scale small takes fewer images and steps where a row would take hours on two processor
@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from paper import BOUNDS, CERTIFIED, RADII, TRADE_OFF
+from paper import BETA2, BOUNDS, CERTIFIED, RADII
 from training_time import measure
 from worst import Done, finished, worst_of
 
@@ -53,7 +53,7 @@ RESULTS = Path(__file__).parent / "results"
 WORK = Path("~/.cache/rbfbench/tables").expanduser()
 AUTHORS = ("rcnn-authors", "rcnn+-authors")  # fixed noise in their scripts; drawn anew in the paper, and here
 RANDOM = ("rcnn", "rcnn+", *AUTHORS)
-MODELS = ("cnn", "cnn-ls", "cnn-ls-noise", "fast", "trades", "madry", *RANDOM)
+MODELS = ("cnn", "cnn-ls", "cnn-ls-noise", "fast", "trades", "madry", "madry-l2", "madry-l1", *RANDOM)
 BOUNDED = ("madry", *RANDOM)
 BY = {  # names of the folders of runs whose examples a surrogate makes, and its file
     "rcnn+_by_its_smoothed_self": "smoothed",
@@ -65,7 +65,17 @@ BEYOND = {f"beyond-{norm}": norm for norm in NORMS}
 OF_NORM = {norm: (table, f"beyond-{norm}") for table, (norm, _) in ATTACKED.items()}
 OF_NORM["linf"] += ("autoattack",)
 COMPUTED = {"3": ("linf",), "3-l1": ("l1",), "3-l2": ("l2",), "union": NORMS}
-TRADE_OFF_ROWS = ("pgd", "cw")
+TRADED = {"7": ("linf", "cw"), "7-l1": ("l1", "ead"), "7-l2": ("l2", "cw-l2")}  # beside PGD and its transfer
+TRANSFER = (
+    "--attack",
+    "transfer",
+    "--set",
+    "transfer.steps=100",
+    "--set",
+    "transfer.decay=0",
+    "--set",
+    "transfer.loss=ce",
+)
 
 # What --scale small changes: rows that would take hours on two cores. Models without noise meet black boxes on all
 # images; each answer of a random one takes many passes.
@@ -75,10 +85,14 @@ _GROUPS = tuple(
     for kind in ("daa-blob", "daa-dgf")
     for word in ("--set", f"{kind}.restarts=1", "--set", f"{kind}.steps=100", "--cap", f"{kind}=50")
 )
+NEAREST_SMALL = {
+    "ead": ("--cap", "ead=20", "--set", "ead.steps=200"),
+    "cw-l2": ("--cap", "cw-l2=20", "--set", "cw-l2.steps=200"),
+}
 SMALL: dict[str, tuple[str, ...]] = {
     "1": (*_FIRST, *_GROUPS, "--cap", "spsa=10", "--set", "spsa.pairs=64"),
-    "5-l1": ("--cap", "ead=20", "--set", "ead.steps=200", "--set", "pgd.restarts=1", "--set", "slide.restarts=1"),
-    "5-l2": ("--cap", "cw-l2=20", "--set", "cw-l2.steps=200", "--set", "pgd.restarts=1"),
+    "5-l1": (*NEAREST_SMALL["ead"], "--set", "pgd.restarts=1", "--set", "slide.restarts=1"),
+    "5-l2": (*NEAREST_SMALL["cw-l2"], "--set", "pgd.restarts=1"),
 }
 _ADAPTIVE = (
     *("--cap", "pgd/eot=50", "--cap", "pgd-margin/eot=50", "--cap", "apgd-dlr/eot=50"),
@@ -90,7 +104,7 @@ RANDOM_SMALL: dict[str, tuple[str, ...]] = {
     "4": _ADAPTIVE,
     "5-l1": (*SMALL["5-l1"], *_BPDA),
     "5-l2": (*SMALL["5-l2"], *_BPDA),
-    "7": ("--cap", "apgd-ce/eot=25"),
+    **dict.fromkeys(TRADED, ("--cap", "apgd-ce/eot=25")),
     "autoattack": ("--cap", "apgd-ce/eot=25", "--cap", "apgd-dlr/eot=25"),
     **dict.fromkeys(BEYOND, _ADAPTIVE),
 }
@@ -149,6 +163,10 @@ class Plan(NamedTuple):
         every = () if model in RANDOM else ("--cap", f"square={self.limit}")
         return "--suite", "adaptive", "--passes", "10", *every
 
+    def transferred(self) -> tuple[str, ...]:
+        """Whose examples are carried over: those of the cnn among own weights; else of the shipped one."""
+        return ("--surrogate", str(weights_path(self.weights, self.dataset, "cnn"))) if self.weights else ()
+
     def small(self, model: str) -> tuple[str, ...]:
         """What --scale small changes."""
         rows = RANDOM_SMALL if model in RANDOM else SMALL
@@ -172,8 +190,7 @@ def jobs(plan: Plan) -> Iterator[Job]:
 def attacked(plan: Plan) -> Iterator[Job]:
     """Tables I and V."""
     norm, suite = ATTACKED[plan.table]
-    surrogate = weights_path(plan.weights, plan.dataset, "cnn") if plan.weights else None
-    words = ("--suite", suite, "--passes", "10", *(("--surrogate", str(surrogate)) if surrogate else ()))
+    words = ("--suite", suite, "--passes", "10", *plan.transferred())
     for model in plan.models:
         yield Job(model, plan.attack(model, norm, *words))
 
@@ -206,19 +223,20 @@ def traded(plan: Plan) -> Iterator[Job]:
 
     Without it the noise would be compared under attacks that smoothed labels blunt.
     """
-    plain = plan._replace(scale="full")
-    for beta2 in TRADE_OFF[plan.dataset] if "rcnn+" in plan.models else ():
+    plain, (norm, nearest) = plan._replace(scale="full"), TRADED[plan.table]
+    few = NEAREST_SMALL.get(nearest, ()) if plan.scale == "small" else ()
+    for beta2 in BETA2[plan.dataset] if "rcnn+" in plan.models else ():
         words = ("--passes", "10", "--beta2", beta2)
-        attacks = tuple(word for name in TRADE_OFF_ROWS for word in ("--attack", name))
-        yield Job(f"rcnn+ beta2={beta2}", plain.attack("rcnn+", "linf", *words, *attacks))
+        blind = ("--attack", "pgd", "--attack", nearest, *few, *TRANSFER, *plan.transferred())
+        yield Job(f"rcnn+ beta2={beta2}", plain.attack("rcnn+", norm, *words, *blind))
         if float(beta2):
             adaptive = ("--attack", "pgd", "--gradient", "bpda-eot", "--objective", "mean-of-losses")
-            yield Job(f"rcnn+ adaptive, beta2={beta2}", plain.attack("rcnn+", "linf", *words, *adaptive))
+            yield Job(f"rcnn+ adaptive, beta2={beta2}", plain.attack("rcnn+", norm, *words, *adaptive))
             through = ("--attack", "apgd-ce", "--gradient", "eot")
-            yield Job(f"rcnn+ stronger, beta2={beta2}", plan.attack("rcnn+", "linf", *words, *through))
+            yield Job(f"rcnn+ stronger, beta2={beta2}", plan.attack("rcnn+", norm, *words, *through))
         else:
             words = (*words, "--attack", "apgd-ce")
-            yield Job(f"rcnn+ stronger, beta2={beta2}", plain.attack("rcnn+", "linf", *words))
+            yield Job(f"rcnn+ stronger, beta2={beta2}", plain.attack("rcnn+", norm, *words))
 
 
 def contracted(plan: Plan) -> Iterator[Job]:
@@ -251,9 +269,15 @@ def autoattacked(plan: Plan) -> Iterator[Job]:
 
 
 def quick(plan: Plan) -> Iterator[Job]:
-    """The quick suite: minutes on the digits or on embedded images."""
+    """Tables I, IV and VI in minutes: the quick suite, the same beyond the bound, and certificates of few draws."""
     for model in plan.models:
         yield Job(model, plan.attack(model, "linf", "--suite", "quick"))
+    shared = ("--limit", str(plan.limit))
+    for model in [model for model in plan.models if model in ("cnn-ls-noise", "rcnn+")]:
+        words = ("sweep", "--over", "eps", "--values", ",".join(BOUNDS[plan.dataset]), *plan.model(model), *shared)
+        yield Job(f"{model} bounds", (*words, "--norm", "linf", "--suite", "quick"), "sweep.json")
+        how = ("--sigma", "0.25", "--n0", "20", "--n", "200", "--radii", "0.25")
+        yield Job(f"{model} sigma=0.25", ("certify", *plan.model(model), *shared, *how), "certify.json")
 
 
 COMMANDS: dict[str, Callable[[Plan], Iterator[Job]]] = {
@@ -262,7 +286,7 @@ COMMANDS: dict[str, Callable[[Plan], Iterator[Job]]] = {
     "autoattack": autoattacked,
     "4": bounds,
     "6": certified,
-    "7": traded,
+    **dict.fromkeys(TRADED, traded),
     "claim-1": contracted,
     "quick": quick,
 }
@@ -286,7 +310,7 @@ def run(job: Job, folder: Path, extra: Sequence[str]) -> dict[str, dict[str, Any
         return {job.name: kept | {"ratios": made["rows"], "environment": environment} | command}
     if job.words[0] == "sweep":
         points = {point["text"]: brief(point["run"], out / f"eps={point['text']}") for point in made["points"]}
-        return {f"{job.name} eps={text}": column | command for text, column in points.items()}
+        return {f"{job.name.removesuffix(' bounds')} eps={text}": column | command for text, column in points.items()}
     return {job.name: brief(made, out) | command}
 
 
@@ -393,7 +417,7 @@ def asked(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--models: there is no {', '.join(sorted(strange))}; choose of {', '.join(MODELS)}")
     if weights and not any(weights_path(weights, dataset, model) for model in models):
         parser.error(f"--weights: there is no {dataset}-{models[0]}.safetensors in {weights}: train_models.py makes it")
-    if weights and table in ATTACKED and not weights_path(weights, dataset, "cnn"):
+    if weights and table in (*ATTACKED, *TRADED) and not weights_path(weights, dataset, "cnn"):
         parser.error(f"--weights: table {table} transfers from {dataset}-cnn.safetensors, which is not in {weights}")
     plan = Plan(table, dataset, models, given.limit, given.draws, given.scale, weights)
     given.jobs = list(jobs(plan)) if table in COMMANDS else []

@@ -38,6 +38,8 @@ TITLES = {
     "5-l2": "Table V, second half: attacks under l2",
     "6": "Table VI: certified accuracy under l2",
     "7": "Table VII: noise against accuracy, linf",
+    "7-l1": "Table VII: noise against accuracy, l1",
+    "7-l2": "Table VII: noise against accuracy, l2",
     "beyond-linf": "Beyond the paper: linf",
     "autoattack": "Beyond the paper: AutoAttack, linf (unless random, each attack on the survivors of those above it)",
     "beyond-l2": "Beyond the paper: l2",
@@ -48,13 +50,14 @@ TITLES = {
 INTRO = """# Results
 
 The tables of *Approximate Manifold Defense Against Multiple Adversarial Perturbations* (arXiv 2004.02183), run again
-with the models shipped here. Made by `python benchmarks/results_page.py` from the files in `benchmarks/results/`; each
-of them names its commands, seed, commit, versions, hardware and times, and the commands stand folded below each table.
-A cell is our accuracy in percent with its 95% interval over the choice of images; where the paper has a number, it
-follows after "paper". An empty cell was not run.
+with {models}. Made by `python benchmarks/results_page.py` from the files of `benchmarks/reproduce.py`; each of them
+names its commands, seed, commit, versions, hardware and times, and the commands stand folded below each table. A cell
+is our accuracy in percent with its 95% interval over the choice of images; where the paper has a number, it follows
+after "paper". An empty cell was not run.
 """
-GUIDE = """## How to read the tables
-
+SHIPPED = "the models shipped here"
+OWN = "models trained by `benchmarks/train_models.py`"
+OF_SHIPPED = """\
 - `rcnn` and `rcnn+` are RBF-CNN as shipped here: with its sharpness beta1 the same in training as at run time, no
   filter of zero variance, and noise drawn anew for every image, as the paper's text has it. `rcnn-authors` and
   `rcnn+-authors` have the constants of the authors' scripts, but for fewer epochs and adversarial noise of fewer
@@ -62,6 +65,12 @@ GUIDE = """## How to read the tables
   `cnn-ls-noise` is the control of `rcnn+`: smoothed labels and noisy copies without the layers, for fewer epochs.
 - Each model is one set of weights, trained once and for fewer epochs than in the paper (its card says how); behind the
   defence of CIFAR-10 stands a smaller net than the paper's. A difference to the paper can come from that.
+"""
+OF_OWN = """\
+- Each model is one set of weights, trained once; its card says how. Noise is drawn anew for every image; "known noise"
+  fixes the draws. `cnn-ls-noise` is the control of `rcnn+`: smoothed labels and noisy copies without the layers.
+"""
+GUIDE = """\
 - The columns of one table share images, the first ones of the test file, and on one data set the classifier. "n"
   beside a cell says where a row took fewer images than its column: random models answer slowly.
 - `/static` follows gradients with the noise switched off. `/bpda-eot` is the paper's adaptive attack: it looks through
@@ -98,13 +107,15 @@ def beside(found: dict[str, Any] | None, paper: float | None) -> str:
     return (score(found) + (f" paper {paper:g}" if paper is not None and found else "")).strip()
 
 
-def page(results: list[dict[str, Any]]) -> str:
-    """The whole page."""
+def page(results: list[dict[str, Any]], *, own: bool = False) -> str:
+    """The whole page, of the shipped models or of the reader's own."""
     sections = (line for result in results for line in section(result))
-    return "\n".join([INTRO, *headline(results), "", *claimed(results), GUIDE, *sections]) + "\n"
+    models, guide = (OWN, OF_OWN + GUIDE) if own else (SHIPPED, OF_SHIPPED + GUIDE)
+    parts = [INTRO.format(models=models), *headline(results), "", *claimed(results, models)]
+    return "\n".join([*parts, "## How to read the tables\n", guide, *sections]) + "\n"
 
 
-def claimed(results: list[dict[str, Any]]) -> Iterator[str]:
+def claimed(results: list[dict[str, Any]], models: str) -> Iterator[str]:
     """The paper's claims and what our numbers say of them."""
     yield "## What holds of the paper's claims\n"
     yield (
@@ -113,7 +124,7 @@ def claimed(results: list[dict[str, Any]]) -> Iterator[str]:
         "it begins above -15 points and reaches 0; a number of the paper is reached where it does not lie above our\n"
         "interval. Where images are too few for either, we cannot tell. That a model is robust under linf, or as\n"
         "robust as adversarial training, is judged by the better of the one here and the one with its authors'\n"
-        "constants. The verdicts are on the models shipped here, one training of each.\n"
+        f"constants. The verdicts are on {models}, one training of each.\n"
     )
     for dataset in DATASETS:
         tables = {result["table"]: result["columns"] for result in results if result["dataset"] == dataset}
@@ -166,7 +177,11 @@ def section(result: dict[str, Any]) -> Iterator[str]:
     elif table in COMPUTED:
         yield from strongest(dataset, columns, table)
     else:
-        yield from attacked(columns, _paper(table, dataset, list(columns)))
+        rows = {name: column for name, column in columns.items() if "rows" in column}
+        yield from attacked(rows, _paper(table, dataset, list(rows)))
+        if certificates := {name: column for name, column in columns.items() if name not in rows}:
+            yield ""
+            yield from certified(dataset, certificates)
     yield ""
     if table == "2" or table in COMPUTED:
         one = next(iter(columns.values()))
@@ -247,12 +262,10 @@ def _paper(table: str, dataset: str, columns: list[str]) -> Numbers:
             row = "pgd-margin/static" if model == "madry" and eps == BOUNDS[dataset][1] else "worst case"
             found.setdefault(row, {})[column] = BEYOND_BOUND[dataset].get(model, {}).get(eps)
         return found
-    if table != "7":
+    if (table, dataset) not in TRADE_OFF:
         return PAPER.get((table, dataset), {})
-    for column in columns:
-        for row, by_model in TRADE_OFF[dataset][column.rpartition("=")[2]].items():
-            found.setdefault(row, {})[column] = by_model["rcnn+"]
-    return found
+    rows = TRADE_OFF[table, dataset].items()
+    return {row: {column: by_noise[column.rpartition("=")[2]] for column in columns} for row, by_noise in rows}
 
 
 def attacked(columns: dict[str, Any], paper: Numbers) -> Iterator[str]:
@@ -287,7 +300,7 @@ def certified(dataset: str, columns: dict[str, Any]) -> Iterator[str]:
     yield f"|---|{'---|' * (len(radii) + 2)}"
     for name, column in columns.items():
         model, _, sigma = name.partition(" sigma=")
-        noise, numbers = CERTIFIED[dataset].get(model, (None, {}))
+        noise, numbers = CERTIFIED.get(dataset, {}).get(model, (None, {}))
         theirs = numbers if noise == float(sigma) else {}
         cells = [
             beside(row, theirs.get(row["radius"]))
@@ -350,7 +363,7 @@ def main() -> None:
     folder = parser.parse_args().folder.resolve()
     if not (found := results(folder)):
         parser.error(f"there is no table-*.json in {folder}: reproduce.py writes them")
-    folder.with_name("RESULTS.md").write_text(page(found), encoding="utf-8")
+    folder.with_name("RESULTS.md").write_text(page(found, own=folder != RESULTS.resolve()), encoding="utf-8")
 
 
 if __name__ == "__main__":

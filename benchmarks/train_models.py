@@ -25,23 +25,26 @@ from reproduce import MODELS, split
 from rbfbench.defenses import PRESET_NAMES
 from rbfbench.training.recipes import DATASETS, RECIPES, noise_of, schedule_of
 
-TRAINED = [name for name in MODELS if name in RECIPES]
+RECIPE_OF = {name: tuple(name.rsplit("-", 1)) for name in ("madry-l2", "madry-l1")}  # a recipe under another norm
+TRAINED = [name for name in MODELS if name in RECIPES or name in RECIPE_OF]
 
 
 def commands(folder: Path, dataset: str, preset: str) -> Iterator[tuple[str, ...]]:
     """Words of `rbfbench`, a model each; those that make the noise of others come before them."""
     for name in TRAINED:
-        recipe = RECIPES[name]
+        trained, norm = RECIPE_OF.get(name, (name, None))
+        recipe = RECIPES[trained]
         noise = noise_of(preset, dataset, recipe)
         words = ("--dataset", dataset, "--preset", preset, "--out", str(folder / f"{dataset}-{name}.safetensors"))
         # Behind the RBF layers the filters are the source's, whoever makes the noise.
         if recipe.source and noise and (noise.made_at is None or recipe.rbf):
             words += ("--source", str(folder / f"{dataset}-{recipe.source}.safetensors"))
-        if preset != "default" and name in TRAINING.get(dataset, {}) and not recipe.rbf:
-            schedule, epochs = schedule_of(preset, dataset, recipe), TRAINING[dataset][name][0]
+        words += ("--norm", norm) if norm else ()
+        if preset != "default" and trained in TRAINING.get(dataset, {}) and not recipe.rbf:
+            schedule, epochs = schedule_of(preset, dataset, recipe), TRAINING[dataset][trained][0]
             halve = round(schedule.halve_every * epochs / schedule.epochs)
             words += ("--epochs", str(epochs), "--set", f"schedule.halve_every={halve}")
-        yield ("train", name, *words, "--resume")
+        yield ("train", trained, *words, "--resume")
 
 
 def main() -> None:

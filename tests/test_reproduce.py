@@ -91,14 +91,17 @@ def test_numbers_of_the_paper_are_of_rows_that_run(table, dataset):
         assert all(value is None or 0 <= value <= 100 for value in by_model.values())
 
 
-@pytest.mark.parametrize("dataset", list(paper.TRADE_OFF))
-def test_numbers_of_the_trade_off_are_of_rows_that_run(dataset):
+@pytest.mark.parametrize(("table", "dataset"), list(paper.TRADE_OFF))
+def test_numbers_of_the_trade_off_are_of_rows_that_run(table, dataset):
     ran: dict[str, set[str]] = {}
-    for job in jobs_of("7", dataset):
+    for job in jobs_of(table, dataset):
         rows = {row.id for row in rows_of(parsed(job.words)[1])} | {"clean"}
         ran.setdefault(job.name.rpartition("=")[2], set()).update(rows)
-    for beta2, numbers in paper.TRADE_OFF[dataset].items():
-        assert set(numbers) <= ran[beta2]
+    assert set(ran) == set(paper.BETA2[dataset])
+    for row, by_noise in paper.TRADE_OFF[table, dataset].items():
+        assert set(by_noise) == set(ran)
+        for beta2, number in by_noise.items():
+            assert number is None or (0 <= number <= 100 and row in ran[beta2])
 
 
 def test_the_page_shows_ours_and_theirs_and_leaves_empty_what_was_not_run():
@@ -177,14 +180,17 @@ def as_in_the_paper(dataset: str, n: int) -> dict:
         return {"rows": rows, "checks": {}}
 
     strongest = {model: found(percent) for model, (percent, _) in paper.STRONGEST[dataset].items()}
-    traded = {}
-    for beta2, numbers in paper.TRADE_OFF[dataset].items():
-        rows = {row: found(by["rcnn+"]) for row, by in numbers.items() if row != "clean"}
-        adaptive = {row: rows.pop(row) for row in ("pgd/bpda-eot",) if row in rows}
-        traded[f"rcnn+ beta2={beta2}"] = {"rows": rows}
-        traded[f"rcnn+ adaptive, beta2={beta2}"] = {"rows": adaptive}
-        sharp = "apgd-ce/eot" if float(beta2) else "apgd-ce/static"
-        traded[f"rcnn+ stronger, beta2={beta2}"] = {"rows": {sharp: rows["cw/static"]}}
+    traded: dict[str, dict] = {}
+    for table, (_, blind) in reproduce.TRADED.items():
+        columns = traded[table] = {}
+        for beta2 in paper.BETA2[dataset]:
+            numbers = {row: by[beta2] for row, by in paper.TRADE_OFF[table, dataset].items() if row != "clean"}
+            rows = {row: found(number) for row, number in numbers.items() if number is not None}
+            adaptive = {row: rows.pop(row) for row in ("pgd/bpda-eot",) if row in rows}
+            columns[f"rcnn+ beta2={beta2}"] = {"rows": rows}
+            columns[f"rcnn+ adaptive, beta2={beta2}"] = {"rows": adaptive}
+            sharp = "apgd-ce/eot" if float(beta2) else "apgd-ce/static"
+            columns[f"rcnn+ stronger, beta2={beta2}"] = {"rows": {sharp: rows[f"{blind}/static"]}}
     under = {"l1": attacked("5-l1", "rcnn+"), "l2": attacked("5-l2", "rcnn+")}
     norms = {
         f"3-{norm}": {"rcnn+": min(column["rows"].values(), key=lambda r: r["accuracy"]), "madry": found(10)}
@@ -215,7 +221,7 @@ def as_in_the_paper(dataset: str, n: int) -> dict:
             for name in names
             for sigma in claims.sigmas(dataset)
         },
-        "7": traded,
+        **traded,
         "beyond-linf": {model: {"rows": static | exact | {"square": found(95)}, "checks": {}} for model in claims.BOTH},
         "union": every,
     }
@@ -412,7 +418,7 @@ def test_a_missing_column_leaves_its_claims_untested_and_no_other():
             rest = tables | {table: {name: found for name, found in columns.items() if name != column}}
             needing = {claim.text for claim in claims.CLAIMS if column in claim.needs("mnist").get(table, ())}
             assert {claim for claim, verdict in verdicts("mnist", rest).items() if verdict == "not tested"} == needing
-    text = "\n".join(results_page.claimed([]))
+    text = "\n".join(results_page.claimed([], results_page.SHIPPED))
     assert text.count("| not tested |") == sum(len(claim.datasets) for claim in claims.CLAIMS)
     assert f"Of {len(claims.CLAIMS)} claims: {len(claims.CLAIMS)} not tested." in text
 
@@ -618,8 +624,17 @@ def test_the_quick_table_runs_and_goes_on_where_it_was_killed(dataset, tmp_path)
     subprocess.run(command, env=environment, check=True, capture_output=True)
     file = tmp_path / f"table-quick-{dataset}.json"
     result = json.loads(file.read_text())
-    assert list(result["columns"]) == [model for model in MODELS if shipped_path(model, dataset)]
+    models = [model for model in MODELS if shipped_path(model, dataset)]
+    more = [
+        f"{model} {what}"
+        for model in ("cnn-ls-noise", "rcnn+")
+        for what in (*(f"eps={eps}" for eps in paper.BOUNDS[dataset]), "sigma=0.25")
+    ]
+    assert list(result["columns"]) == [*models, *more]
+    assert {result["columns"][f"{model} sigma=0.25"]["draws"] for model in ("cnn-ls-noise", "rcnn+")} == {200}
     for model, column in result["columns"].items():
+        if model not in models:
+            continue
         rows = {row.id for row in load_suite("quick")}
         assert set(column["rows"]) == (rows if model in reproduce.RANDOM else rows - {"pgd-margin/eot"})
         assert column["clean"]["n"] == 4
@@ -639,7 +654,8 @@ def test_the_quick_table_runs_and_goes_on_where_it_was_killed(dataset, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert lost.is_file()
     for model, column in result["columns"].items():
-        assert again[model]["worst_case"] == column["worst_case"]
+        kind = "certified" if "certified" in column else "worst_case"
+        assert again[model][kind] == column[kind]
 
 
 @pytest.mark.parametrize("preset", PRESET_NAMES)
@@ -659,9 +675,12 @@ def test_adversarial_training_takes_the_papers_epochs():
     shown = {}
     for words in train_models.commands(Path("folder"), "cifar10", "paper"):
         lines = CliRunner().invoke(cli, [*words, "--show"]).output.splitlines()
-        shown[words[1]] = dict(line.split("=", 1) for line in lines)
-    epochs = {name: shown[name]["schedule.epochs"] for name in ("madry", "rcnn", "rcnn+")}
-    assert epochs == {"madry": "205", "rcnn": "600", "rcnn+": "600"}
+        name = Path(words[words.index("--out") + 1]).stem.removeprefix("cifar10-")
+        shown[name] = dict(line.split("=", 1) for line in lines)
+    epochs = {name: shown[name]["schedule.epochs"] for name in ("madry", "madry-l2", "rcnn", "rcnn+")}
+    assert epochs == {"madry": "205", "madry-l2": "205", "rcnn": "600", "rcnn+": "600"}
+    norms = {name: shown[name]["adversary.norm"] for name in ("madry", "madry-l2", "madry-l1")}
+    assert norms == {"madry": "linf", "madry-l2": "l2", "madry-l1": "l1"}
     assert {constants["schedule.classifier"] for constants in shown.values()} == {"vgg16"}
     assert shown["madry"]["schedule.halve_every"] == "41"  # four halvings, as in 600 epochs with 120
 
@@ -679,13 +698,19 @@ def test_own_weights_take_the_place_of_the_shipped_ones(tmp_path):
                 assert given["noise_scope"] == "image", "the scripts fix the noise; the paper draws it anew"
             assert named == str(tmp_path / f"mnist-{job.name.partition(' ')[0]}.safetensors")
             # What is transferred is made on the cnn of the same training, not on the shipped one.
-            surrogates = [str(tmp_path / "mnist-cnn.safetensors")] if table == "1" else []
+            transfers = table == "1" or "transfer" in given.get("attacks", ())
+            surrogates = [str(tmp_path / "mnist-cnn.safetensors")] if transfers else []
             assert list(given.get("surrogates", ())) == surrogates
 
 
 @pytest.mark.parametrize(
     ("table", "there", "said"),
-    [("1", "rcnn+", "transfers from mnist-cnn.safetensors"), ("4", "cnn", "nothing to run"), ("7", "cnn", "nothing")],
+    [
+        ("1", "rcnn+", "transfers from mnist-cnn.safetensors"),
+        ("7", "rcnn+", "transfers from"),
+        ("4", "cnn", "nothing to run"),
+        ("7", "cnn", "nothing"),
+    ],
 )
 def test_weights_that_a_table_cannot_use_are_told(table, there, said, tmp_path, capsys):
     (tmp_path / f"mnist-{there}.safetensors").touch()
@@ -720,10 +745,14 @@ def test_models_are_trained_attacked_and_put_on_a_page(tmp_path):
     )
     script("reproduce.py", "quick", "--dataset", "digits", "--limit", "4", "--weights", str(tmp_path))
     columns = json.loads((tmp_path / "results" / "table-quick-digits.json").read_text())["columns"]
-    assert list(columns) == list(train_models.TRAINED)
+    assert [name for name in columns if " " not in name] == list(train_models.TRAINED)
     assert str(tmp_path / "digits-rcnn+.safetensors") in columns["rcnn+"]["command"]
     script("results_page.py", str(tmp_path / "results"))
-    assert "Quick run" in (tmp_path / "RESULTS.md").read_text()
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "Quick run" in text
+    assert "20 draws choose a class and 200 count it" in text
+    assert "run again\nwith models trained by" in text
+    assert "shipped" not in text
 
 
 @pytest.mark.parametrize(("option", "value"), [("--epochs", "3"), ("--rounds", "2")])
