@@ -141,16 +141,19 @@ def _run(
         for text, (target, spec) in targets.items():
             folder = RunFolder(given["out"] / f"{over}={text.replace('/', '_')}") if given["out"] else None
             show = partial(_show, line, f"{over} {text}: ")
-            outcome = evaluate(
-                target,
-                images,
-                spec,
-                surrogates=surrogates,
-                smaller=smaller,
-                folder=folder,
-                save_examples=16,
-                progress=show,
-            )
+            try:
+                outcome = evaluate(
+                    target,
+                    images,
+                    spec,
+                    surrogates=surrogates,
+                    smaller=smaller,
+                    folder=folder,
+                    save_examples=16,
+                    progress=show,
+                )
+            except ModelError as error:  # such as noise of 0, where attacks through the noise have nothing to look at
+                raise ModelError(f"{over} {text}: {error.what}", error.why, error.todo) from error
             if (lost := outcome.lost) or (interrupted := outcome.interrupted):
                 break
             smaller = outcome.samples if over == "eps" else ()

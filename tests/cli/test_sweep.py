@@ -214,3 +214,10 @@ def test_a_place_that_cannot_hold_the_result_is_refused(here):
     done = here("sweep", "--json", str(Path("nowhere") / "s.json"), *SMALL, "--eps", "0.1")
     assert isinstance(done.exception, LoadError)
     assert "nowhere" in str(done.exception)
+
+
+def test_a_value_that_leaves_attacks_nothing_to_look_at_is_named(here):
+    words = (*SMALL[:-4], "--attack", "pgd", "--gradient", "eot", "--eps", "0.1")
+    done = here("sweep", "--over", "beta2", "--values", "0,1", "--model", "rcnn", *words)
+    assert isinstance(done.exception, ModelError), done.output
+    assert str(done.exception).startswith("beta2 0: none of the attacks can look at rcnn")
