@@ -122,9 +122,9 @@ def claimed(results: list[dict[str, Any]], models: str) -> Iterator[str]:
         "Judged by a rule for each claim (`benchmarks/claims.py`): one accuracy is higher than another where the\n"
         "95% interval of their difference lies above 0, not higher where it ends below 15 points, and no worse where\n"
         "it begins above -15 points and reaches 0; a number of the paper is reached where it does not lie above our\n"
-        "interval. Where images are too few for either, we cannot tell. That a model is robust under linf, or as\n"
-        "robust as adversarial training, is judged by the better of the one here and the one with its authors'\n"
-        f"constants. The verdicts are on {models}, one training of each.\n"
+        "interval. Where images are too few for either, we cannot tell. That a model is robust, or as robust as\n"
+        "adversarial training, is judged by the better of the one here and the one with its authors' constants.\n"
+        f"The verdicts are on {models}, one training of each.\n"
     )
     for dataset in DATASETS:
         tables = {result["table"]: result["columns"] for result in results if result["dataset"] == dataset}

@@ -344,6 +344,28 @@ def test_of_two_trainings_the_better_is_judged_whole():
     assert verdicts("mnist", mixed)["rCNN+ is robust under linf without adversarial training"] == "partly"
 
 
+def test_the_authors_constants_count_under_every_norm():
+    tables = as_in_the_paper("mnist", 200)
+    claim = "the same model is robust under l2, where linf adversarial training is less so"
+    own, every = tables["5-l2"]["rcnn+"], tables["3-l2"]["rcnn+"]
+    beaten = {"rows": dict.fromkeys(own["rows"], scored(2)), "checks": {}}
+    weak = tables | {
+        "5-l2": {"rcnn+": beaten},
+        "3-l2": tables["3-l2"] | {"rcnn+": scored(2), "madry-l2": scored(140)},
+        "union": tables["union"] | {"rcnn+": scored(2)},
+    }
+    found = {each.claim: each for each in claims.judged("mnist", weak)}
+    assert found[claim].verdict == "not reproduced"
+    assert "trained under l2 itself 70.0" in found[claim].evidence
+    theirs = weak | {
+        "5-l2": weak["5-l2"] | {"rcnn+-authors": own},
+        "3-l2": weak["3-l2"] | {"rcnn+-authors": every},
+        "union": weak["union"] | {"rcnn+-authors": scored(120)},
+    }
+    assert verdicts("mnist", theirs)[claim] == "reproduced"
+    assert [verdicts("mnist", t)[claims.CLAIMS[7].text] for t in (weak, theirs)] == ["not reproduced", "reproduced"]
+
+
 def test_few_draws_certify_nothing_and_show_nothing():
     tables = as_in_the_paper("mnist", 200)
     low = {name: column | {"ceiling": 0.1} for name, column in tables["6"].items()}
