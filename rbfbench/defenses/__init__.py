@@ -17,6 +17,8 @@ SHIPPED: dict[str, str] = {
     "cnn-ls": "the same with the smoothed labels of rcnn: what they do alone",
     "cnn-ls-noise": "the same with the smoothed labels and noisy images of rcnn+: what they do alone",
     "madry": "the same trained on adversarial examples by PGD under linf (arXiv 1706.06083)",
+    "madry-l2": "as madry, under l2",
+    "madry-l1": "as madry, under l1",
     "fast": "the same trained on one step from a random start under linf (arXiv 2001.03994)",
     "trades": "the same trained to answer alike within the ball under linf (arXiv 1901.08573)",
 }
