@@ -13,7 +13,7 @@ TABLE is one of
   claim-1                  what the reconstruction passes on of a change of its input
   7, 7-l1, 7-l2            noise against accuracy under a norm
   beyond-linf, -l2, -l1    what the paper did not try: margin losses through the noise, noise that is known, black boxes
-  autoattack               AutoAttack under linf; its suite for random models where the model is one
+  autoattack, -l2, -l1     AutoAttack under a norm; its suite for random models where the model is one
   union                    each image under the strongest attack of all three norms, from the folders of those tables
   quick                    1, 4 and 6 by the quick suite and few draws, in minutes with --dataset digits
 
@@ -63,9 +63,12 @@ NORMS = ("linf", "l2", "l1")
 ATTACKED = {"1": ("linf", "paper-linf"), "5-l1": ("l1", "paper-l1"), "5-l2": ("l2", "paper-l2")}
 BEYOND = {f"beyond-{norm}": norm for norm in NORMS}
 OF_NORM = {norm: (table, f"beyond-{norm}") for table, (norm, _) in ATTACKED.items()}
+AUTOATTACK = {"autoattack": "linf", "autoattack-l2": "l2", "autoattack-l1": "l1"}
 OF_NORM["linf"] += ("autoattack",)
+ALSO = {"l2": "autoattack-l2", "l1": "autoattack-l1"}  # in the worst case of a model where it has run
 COMPUTED = {"3": ("linf",), "3-l1": ("l1",), "3-l2": ("l2",), "union": NORMS}
 TRADED = {"7": ("linf", "cw"), "7-l1": ("l1", "ead"), "7-l2": ("l2", "cw-l2")}  # beside PGD and its transfer
+SURVIVORS = ("--suite", "autoattack", "--worst-case")  # as its authors run it: nothing random can be broken for sure
 TRANSFER = (
     "--attack",
     "transfer",
@@ -105,7 +108,7 @@ RANDOM_SMALL: dict[str, tuple[str, ...]] = {
     "5-l1": (*SMALL["5-l1"], *_BPDA),
     "5-l2": (*SMALL["5-l2"], *_BPDA),
     **dict.fromkeys(TRADED, ("--cap", "apgd-ce/eot=25")),
-    "autoattack": ("--cap", "apgd-ce/eot=25", "--cap", "apgd-dlr/eot=25"),
+    **dict.fromkeys(AUTOATTACK, ("--cap", "apgd-ce/eot=25", "--cap", "apgd-dlr/eot=25")),
     **dict.fromkeys(BEYOND, _ADAPTIVE),
 }
 
@@ -219,9 +222,9 @@ def certified(plan: Plan) -> Iterator[Job]:
 
 
 def traded(plan: Plan) -> Iterator[Job]:
-    """Table VII, and for each noise the attack that is strongest on these models, through the noise where there is any.
+    """Table VII, and for each noise what is stronger: through the noise where there is any, else AutoAttack.
 
-    Without it the noise would be compared under attacks that smoothed labels blunt.
+    Otherwise levels of noise would be compared under attacks that are weak on all of them.
     """
     plain, (norm, nearest) = plan._replace(scale="full"), TRADED[plan.table]
     few = NEAREST_SMALL.get(nearest, ()) if plan.scale == "small" else ()
@@ -235,8 +238,7 @@ def traded(plan: Plan) -> Iterator[Job]:
             through = ("--attack", "apgd-ce", "--gradient", "eot")
             yield Job(f"rcnn+ stronger, beta2={beta2}", plan.attack("rcnn+", norm, *words, *through))
         else:
-            words = (*words, "--attack", "apgd-ce")
-            yield Job(f"rcnn+ stronger, beta2={beta2}", plain.attack("rcnn+", norm, *words))
+            yield Job(f"rcnn+ stronger, beta2={beta2}", plain.attack("rcnn+", norm, *words, *SURVIVORS))
 
 
 def contracted(plan: Plan) -> Iterator[Job]:
@@ -261,11 +263,10 @@ def beyond(plan: Plan) -> Iterator[Job]:
 
 
 def autoattacked(plan: Plan) -> Iterator[Job]:
-    """AutoAttack, under linf."""
+    """AutoAttack, under one norm."""
     for model in plan.models:
-        # On survivors of the attacks before, as its authors do; of a random model nothing is broken for sure.
-        suite = ("autoattack-rand",) if model in RANDOM else ("autoattack", "--worst-case")
-        yield Job(model, plan.attack(model, "linf", "--passes", "10", "--suite", *suite))
+        suite = ("--suite", "autoattack-rand") if model in RANDOM else SURVIVORS
+        yield Job(model, plan.attack(model, AUTOATTACK[plan.table], "--passes", "10", *suite))
 
 
 def quick(plan: Plan) -> Iterator[Job]:
@@ -283,7 +284,7 @@ def quick(plan: Plan) -> Iterator[Job]:
 COMMANDS: dict[str, Callable[[Plan], Iterator[Job]]] = {
     **dict.fromkeys(ATTACKED, attacked),
     **dict.fromkeys(BEYOND, beyond),
-    "autoattack": autoattacked,
+    **dict.fromkeys(AUTOATTACK, autoattacked),
     "4": bounds,
     "6": certified,
     **dict.fromkeys(TRADED, traded),
@@ -361,7 +362,8 @@ def together(norms: Sequence[str], dataset: str, work: Path, command: str) -> di
         if missing := [table for table, done in runs.items() if done is None]:
             print(f"{model} is left out: table {', '.join(missing)} has not run for it", file=sys.stderr)
             continue
-        found = [done for done in runs.values() if done]
+        also = [largest(work, ALSO[norm], dataset, model) for norm in norms if norm in ALSO]
+        found = [done for done in (*runs.values(), *also) if done]
         if model == "rcnn+":
             found += [done for table in tables for name in BY if (done := largest(work, table, dataset, name))]
         column = worst_of(found) | {"model_digest": found[0].run.model_digest, "seed": found[0].run.spec["seed"]}

@@ -8,6 +8,7 @@ scaled to all of them; the filters take as long however many images there are.
 from __future__ import annotations
 
 import dataclasses
+import re
 import statistics
 import time
 from collections import Counter
@@ -28,6 +29,12 @@ from rbfbench.defenses.rbf import PRESETS
 from rbfbench.training.recipes import RECIPES, adversary_of, noise_of, schedule_of
 from rbfbench.training.trainer import TrainSpec, model_digest, train
 
+CARD = re.compile(
+    r"^(?P<epochs>\d+) epochs in (?P<minutes>[\d.]+) minutes on (?P<device>.*?), (?P<threads>\d+) threads.*\n"
+    r"(?:It started from a model of (?P<before>\d+) epochs)?",
+    re.MULTILINE,
+)
+STEPS = re.compile(r'"steps": (\d+)')
 TIMED = ("cnn", "fast", "madry", "rcnn", "rcnn+")
 HELD_OUT = 1000
 
@@ -52,6 +59,41 @@ class Amount(NamedTuple):
 
     images: int
     held_out: int
+
+
+class Taken(NamedTuple):
+    """What the training of a shipped model took, by its card.
+
+    Attributes:
+        epochs: Of its own training.
+        minutes: Times threads.
+        device: Where.
+        before: Epochs of the model that it started from, whose minutes are not in these; 0 without one.
+        steps: Of the adversarial examples in a step of training; 0 without them.
+    """
+
+    epochs: int
+    minutes: float
+    device: str
+    before: int
+    steps: int
+
+
+def taken_by(name: str, dataset: str) -> Taken:
+    """What the training of a shipped model took. Raises LookupError."""
+    path = shipped_path(name, dataset)
+    text = path.with_suffix(".md").read_text(encoding="utf-8") if path else ""
+    found = CARD.search(text)
+    if found is None:
+        raise LookupError(f"no card of {name} for {dataset} says what its training took")
+    steps = STEPS.search(text)
+    return Taken(
+        int(found["epochs"]),
+        float(found["minutes"]) * int(found["threads"]),
+        found["device"],
+        int(found["before"] or 0),
+        int(steps[1]) if steps else 0,
+    )
 
 
 def growth(spec: TrainSpec, stage: str, some: Amount, everything: Amount) -> float:

@@ -48,7 +48,7 @@ def worst_of(runs: Sequence[Done]) -> dict[str, Any]:
     """
     _check(runs)
     groups = [(row, done.samples[row.id]) for done in runs for row in done.attacks]
-    on_survivors = {id(row) for done in runs for row in done.attacks if done.run.spec["worst_case"]}
+    on_survivors = {id(row) for done in runs for row in done.attacks[1:] if done.run.spec["worst_case"]}
     through = [samples for row, samples in groups if row.category == "adaptive"]
     whole = [max((done.samples[row.id] for row in done.attacks), key=len) for done in runs]
     counted = set.intersection(*({sample.image for sample in samples} for samples in (*whole, *through)))
@@ -58,13 +58,13 @@ def worst_of(runs: Sequence[Done]) -> dict[str, Any]:
     met = [(row, samples) for row, samples in met if samples]
     chosen = choose((samples for _, samples in met), stochastic=runs[0].run.null_attack is not None)
     total = score(fsum(sample.correct for sample in chosen.values()), len(chosen))
-    # A row that met the survivors of others stands for itself only if no row met all images.
+    # A row that met the survivors of others says nothing of itself alone.
     alone = [
-        (id(row) in on_survivors, fsum(s.correct for s in samples) / len(samples), row)
+        (fsum(s.correct for s in samples) / len(samples), row)
         for row, samples in met
-        if len(samples) == len(counted)
+        if len(samples) == len(counted) and id(row) not in on_survivors
     ]
-    _, accuracy, strongest = min(alone, key=lambda entry: (*entry[:2], entry[2].id))
+    accuracy, strongest = min(alone, key=lambda entry: (entry[0], entry[1].id))
     return {
         "accuracy": total.accuracy,
         "k": total.k,
@@ -72,6 +72,7 @@ def worst_of(runs: Sequence[Done]) -> dict[str, Any]:
         "ci95": list(total.ci95),
         "strongest": {"row": strongest.id, "norm": strongest.norm, "accuracy": accuracy},
         "attacks": len(groups),
+        "images": {str(image): round(chosen[image].correct, 6) for image in sorted(chosen)},
     }
 
 
