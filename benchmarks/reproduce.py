@@ -65,7 +65,7 @@ BEYOND = {f"beyond-{norm}": norm for norm in NORMS}
 OF_NORM = {norm: (table, f"beyond-{norm}") for table, (norm, _) in ATTACKED.items()}
 AUTOATTACK = {"autoattack": "linf", "autoattack-l2": "l2", "autoattack-l1": "l1"}
 OF_NORM["linf"] += ("autoattack",)
-ALSO = {"l2": "autoattack-l2", "l1": "autoattack-l1"}  # in the worst case of a model where it has run
+ALSO = {"l2": "autoattack-l2", "l1": "autoattack-l1"}  # counts where it has run for all models of the other tables
 COMPUTED = {"3": ("linf",), "3-l1": ("l1",), "3-l2": ("l2",), "union": NORMS}
 TRADED = {"7": ("linf", "cw"), "7-l1": ("l1", "ead"), "7-l2": ("l2", "cw-l2")}  # beside PGD and its transfer
 SURVIVORS = ("--suite", "autoattack", "--worst-case")  # as its authors run it: nothing random can be broken for sure
@@ -108,7 +108,8 @@ RANDOM_SMALL: dict[str, tuple[str, ...]] = {
     "5-l1": (*SMALL["5-l1"], *_BPDA),
     "5-l2": (*SMALL["5-l2"], *_BPDA),
     **dict.fromkeys(TRADED, ("--cap", "apgd-ce/eot=25")),
-    **dict.fromkeys(AUTOATTACK, ("--cap", "apgd-ce/eot=25", "--cap", "apgd-dlr/eot=25")),
+    "autoattack": ("--cap", "apgd-ce/eot=25", "--cap", "apgd-dlr/eot=25"),
+    **dict.fromkeys(("autoattack-l2", "autoattack-l1"), ("--cap", "apgd-ce/eot=50", "--cap", "apgd-dlr/eot=50")),
     **dict.fromkeys(BEYOND, _ADAPTIVE),
 }
 
@@ -356,14 +357,22 @@ def together(norms: Sequence[str], dataset: str, work: Path, command: str) -> di
         SystemExit: No model has run in all tables.
     """
     tables = [table for norm in norms for table in OF_NORM[norm]]
-    columns = {}
+    runs: dict[str, list[Done]] = {}
     for model in MODELS:
-        runs = {table: largest(work, table, dataset, model) for table in tables}
-        if missing := [table for table, done in runs.items() if done is None]:
+        of_tables = {table: largest(work, table, dataset, model) for table in tables}
+        if missing := [table for table, done in of_tables.items() if done is None]:
             print(f"{model} is left out: table {', '.join(missing)} has not run for it", file=sys.stderr)
+        else:
+            runs[model] = [done for done in of_tables.values() if done]
+    for table in [ALSO[norm] for norm in norms if norm in ALSO]:
+        more = {model: largest(work, table, dataset, model) for model in runs}
+        if missing := [model for model, done in more.items() if done is None]:  # models must meet the same attacks
+            print(f"table {table} is left out: it has not run for {', '.join(missing)}", file=sys.stderr)
             continue
-        also = [largest(work, ALSO[norm], dataset, model) for norm in norms if norm in ALSO]
-        found = [done for done in (*runs.values(), *also) if done]
+        for model, done in more.items():
+            runs[model] += [done] if done else []
+    columns = {}
+    for model, found in runs.items():
         if model == "rcnn+":
             found += [done for table in tables for name in BY if (done := largest(work, table, dataset, name))]
         column = worst_of(found) | {"model_digest": found[0].run.model_digest, "seed": found[0].run.spec["seed"]}

@@ -620,7 +620,7 @@ def test_what_has_not_run_is_named_and_nothing_is_lost(tmp_path, capsys):
     assert "cnn is left out: table beyond-linf, autoattack has not run for it" in capsys.readouterr().err
 
 
-def test_the_union_over_norms_is_of_what_the_runs_kept(tmp_path):
+def test_the_union_over_norms_is_of_what_the_runs_kept(tmp_path, capsys):
     names = {table: norm for norm, tables in reproduce.OF_NORM.items() for table in tables}
     for table, norm in names.items():
         eps = {"linf": "0.1", "l1": "3", "l2": "0.5"}[norm]
@@ -643,6 +643,12 @@ def test_the_union_over_norms_is_of_what_the_runs_kept(tmp_path):
              "--set", "transfer.steps=2")  # fmt: skip
     more = reproduce.together(("linf",), "digits", tmp_path, "the command")
     assert more["rcnn+"]["attacks"] == linf["rcnn+"]["attacks"] + 1
+    rows = ("--limit", "15", "--norm", "l2", "--eps", "0.5", "--attack", "fgsm")
+    for model, counted in (("cnn", 0), ("rcnn+", 1)):  # an attack that one model alone has met would be unfair to it
+        attacked(tmp_path / "autoattack-l2-digits-15" / model, model, *rows)
+        with_more = reproduce.together(("l2",), "digits", tmp_path, "the command")
+        assert [with_more[name]["attacks"] for name in ("cnn", "rcnn+")] == [2 + counted, 2 + counted]
+        assert ("autoattack-l2 is left out: it has not run for rcnn+" in capsys.readouterr().err) == (not counted)
 
 
 def test_every_result_says_where_it_comes_from():
