@@ -69,6 +69,7 @@ ALSO = {"l2": "autoattack-l2", "l1": "autoattack-l1"}  # counts where it has run
 COMPUTED = {"3": ("linf",), "3-l1": ("l1",), "3-l2": ("l2",), "union": NORMS}
 TRADED = {"7": ("linf", "cw"), "7-l1": ("l1", "ead"), "7-l2": ("l2", "cw-l2")}  # beside PGD and its transfer
 SURVIVORS = ("--suite", "autoattack", "--worst-case")  # as its authors run it: nothing random can be broken for sure
+UNSEEN = ("--gradient", "static", "--attack", "apgd-ce", "--attack", "apgd-t", "--attack", "fab-t")
 TRANSFER = (
     "--attack",
     "transfer",
@@ -268,6 +269,9 @@ def autoattacked(plan: Plan) -> Iterator[Job]:
     for model in plan.models:
         suite = ("--suite", "autoattack-rand") if model in RANDOM else SURVIVORS
         yield Job(model, plan.attack(model, AUTOATTACK[plan.table], "--passes", "10", *suite))
+    plain = plan._replace(scale="full")
+    for model in [model for model in plan.models if model in RANDOM]:  # whose suite leaves these out
+        yield Job(f"{model} static", plain.attack(model, AUTOATTACK[plan.table], "--passes", "10", *UNSEEN))
 
 
 def quick(plan: Plan) -> Iterator[Job]:
@@ -373,6 +377,10 @@ def together(norms: Sequence[str], dataset: str, work: Path, command: str) -> di
             runs[model] += [done] if done else []
     columns = {}
     for model, found in runs.items():
+        blind = [
+            largest(work, table, dataset, f"{model}_static") for table, norm in AUTOATTACK.items() if norm in norms
+        ]
+        found += [done for done in blind if done]
         if model == "rcnn+":
             found += [done for table in tables for name in BY if (done := largest(work, table, dataset, name))]
         column = worst_of(found) | {"model_digest": found[0].run.model_digest, "seed": found[0].run.spec["seed"]}

@@ -701,6 +701,9 @@ def test_the_union_over_norms_is_of_what_the_runs_kept(tmp_path, capsys):
         with_more = reproduce.together(("l2",), "digits", tmp_path, "the command")
         assert [with_more[name]["attacks"] for name in ("cnn", "rcnn+")] == [2 + counted, 2 + counted]
         assert ("autoattack-l2 is left out: it has not run for rcnn+" in capsys.readouterr().err) == (not counted)
+    attacked(tmp_path / "autoattack-l2-digits-15" / "rcnn+_static", "rcnn+", *rows, "--seed", "0")
+    with_static = reproduce.together(("l2",), "digits", tmp_path, "the command")
+    assert [with_static[name]["attacks"] for name in ("cnn", "rcnn+")] == [3, 4]
 
 
 def test_every_result_says_where_it_comes_from():
