@@ -99,6 +99,8 @@ GUIDE = """\
   drawn noise, and back as if there were none. `/eot` follows the exact gradient through drawn noise. `transfer`
   carries over what was made on `cnn`. Every candidate is scored with fresh noise, 10 decisions of 10 passes each (3 in
   the quick run).
+- AutoAttack has a suite of its own for random models. What it runs on the others, made without the noise, they meet in
+  the column "static".
 - In a **worst case** each image meets the strongest attack of its table, examples made on other models included; in
   Table III and the union, of all tables. On a random model it is over the images that every attack through the noise
   has met, and each image's strongest candidate is chosen on some draws and scored on others, so that luck does not
