@@ -19,7 +19,7 @@ from typing import Any
 
 from claims import (
     ALPHA,
-    EQUAL,
+    HALF,
     MARGIN,
     NOT,
     PARTLY,
@@ -237,7 +237,7 @@ def timed(dataset: str, columns: dict[str, Any]) -> Iterator[str]:
         ratio, once = (f"{said[name][1] / said['rcnn+'][1]:.2f}", f"{said[name][2]:g}") if name in said else ("", "")
         common = shared_accuracy(column, ours)
         until, unit = seconds_to(column, common), seconds_to(ours, common)
-        equal = f"{until / unit:.2f} ({100 * common:.0f}%)" if until and unit and common >= EQUAL else ""
+        equal = f"{until / unit:.2f} ({100 * common:.0f}%)" if until and unit and common >= HALF else ""
         yield f"| {name} | {epochs} | {ratio} | {column['besides_s']:.0f} | {once} | {equal} |"
     yield (
         "\nWhat the models that are shipped took, by their cards: minutes times threads on machines that did other "

@@ -330,7 +330,7 @@ def test_worst_cases_are_compared_on_the_images_that_both_are_on():
     assert claims.above(few, many) is None, "on the 20 of both they are alike; the other 180 say nothing of the first"
     one, other = claims.on_common(few, many)
     assert (one["accuracy"], other["accuracy"], one["n"], other["n"]) == (1.0, 1.0, 20, 20)
-    assert claims.side_by_side(few, many) == " (on the 20 of both 100.0 and 100.0)"
+    assert claims.side_by_side(few, many) == " (on the 20 images of both 100.0 against 100.0)"
     assert claims.side_by_side(few, few) == ""
     elsewhere = left({f"other {i}": 0.0 for i in range(20)})
     assert claims.above(few, elsewhere) is claims.no_worse(few, elsewhere) is None, "no image in common"
@@ -443,6 +443,8 @@ def test_the_authors_constants_count_under_every_norm():
     }
     assert verdicts("mnist", theirs)[claim] == "reproduced"
     assert [verdicts("mnist", t)[claims.CLAIMS[7].text] for t in (weak, theirs)] == ["not reproduced", "reproduced"]
+    little = weak | {"union": weak["union"] | {"rcnn+": scored(80), "madry": scored(4)}}
+    assert verdicts("mnist", little)[claims.CLAIMS[7].text] == "partly", "more than madry, but less than half"
 
 
 def test_few_draws_certify_nothing_and_show_nothing():
