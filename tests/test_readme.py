@@ -93,6 +93,17 @@ def test_the_accuracies_are_those_of_the_cards():
     assert lines[start : lines.index("", start)] == expected, "\n".join(["the README should say", *expected])
 
 
+def test_what_suites_miss_is_of_the_result_files():
+    tables = {result["table"]: result["columns"] for result in results_page.results() if result["dataset"] == "mnist"}
+    some, more = tables["beyond-l2"]["madry"], tables["autoattack-l2"]["madry"]
+    rows = {row: found["k"] for row, found in more["rows"].items()}
+    assert some["clean"]["n"] == more["clean"]["n"] == some["rows"]["square"]["n"] == 100
+    left = f"`madry` {some['worst_case']['k']:g}, and `autoattack` {more['worst_case']['k']:g}"
+    assert (
+        f"{left}, where FAB takes it from {rows['apgd-t/static']:g} to {rows['fab-t/static']:g}." in README.read_text()
+    )
+
+
 def test_the_headline_table_is_of_the_result_files():
     expected = list(results_page.headline(results_page.results()))
     lines = README.read_text(encoding="utf-8").splitlines()
