@@ -324,12 +324,12 @@ def beyond_the_bound(dataset: str, tables: Tables) -> tuple[str, str]:
     wide = BOUNDS[dataset][1]
     columns = [tables["4"][f"{model} eps={wide}"] for model in ("rcnn+", "madry")]
     own = [column["rows"]["pgd-margin/static"] for column in columns]
-    every = [column["worst_case"] for column in columns]
+    worst = [column["worst_case"] for column in columns]
     paper = BEYOND_BOUND[dataset]
     return (
-        verdict(above(*own), above(*every), reached(every[0], paper["rcnn+"][wide])),
+        verdict(above(*own), above(*worst), reached(worst[0], paper["rcnn+"][wide])),
         f"under PGD alone rcnn+ {spelled(own[0])}, madry {spelled(own[1])} (paper's madry {paper['madry'][wide]:g}); "
-        f"under all attacks {spelled(every[0])} and {spelled(every[1])} (paper's rcnn+ {paper['rcnn+'][wide]:g})",
+        f"under all attacks {spelled(worst[0])} and {spelled(worst[1])} (paper's rcnn+ {paper['rcnn+'][wide]:g})",
     )
 
 
@@ -523,7 +523,8 @@ CLAIMS = (
     Claim(
         "the RBF layer adds to what label smoothing and noisy copies do alone",
         lambda _: {
-            **{"3": ("rcnn+", "cnn-ls-noise"), "autoattack": ("cnn-ls-noise",)},
+            "3": ("rcnn+", "cnn-ls-noise"),
+            "autoattack": ("cnn-ls-noise",),
             "7": ("rcnn+ stronger, beta2=0",),
         },
         layer_matters,

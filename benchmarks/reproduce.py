@@ -71,14 +71,8 @@ TRADED = {"7": ("linf", "cw"), "7-l1": ("l1", "ead"), "7-l2": ("l2", "cw-l2")}  
 SURVIVORS = ("--suite", "autoattack", "--worst-case")  # as its authors run it: nothing random can be broken for sure
 UNSEEN = ("--gradient", "static", "--attack", "apgd-ce", "--attack", "apgd-t", "--attack", "fab-t")
 TRANSFER = (
-    "--attack",
-    "transfer",
-    "--set",
-    "transfer.steps=100",
-    "--set",
-    "transfer.decay=0",
-    "--set",
-    "transfer.loss=ce",
+    *("--attack", "transfer", "--set", "transfer.loss=ce"),
+    *("--set", "transfer.steps=100", "--set", "transfer.decay=0"),
 )
 
 # What --scale small changes: rows that would take hours on two cores. Models without noise meet black boxes on all

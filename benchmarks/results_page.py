@@ -67,8 +67,8 @@ names its commands, seed, commit, versions, hardware and times, and the commands
 is our accuracy in percent with its 95% interval over the choice of images; where the paper has a number, it follows
 after "paper". An empty cell was not run.
 """
+WHOLE = re.compile(r"^\| test: .*? \| ([\d.]+)% ", re.MULTILINE)  # of a card: accuracy on the whole test set
 SHIPPED = "the models shipped here"
-WHOLE = re.compile(r"^\| test: .*? \| ([\d.]+)% ", re.MULTILINE)
 OWN = "models trained by `benchmarks/train_models.py`"
 OF_SHIPPED = """\
 - `rcnn` and `rcnn+` are RBF-CNN as shipped here: with its sharpness beta1 the same in training as at run time, no
@@ -78,7 +78,7 @@ OF_SHIPPED = """\
   do. `cnn-ls-noise` is the control of `rcnn+`: smoothed labels and noisy copies without the layers, for fewer epochs.
 - Each model is one set of weights, trained once and for fewer epochs than in the paper (its card says how); on CIFAR-10
   a smaller net stands behind the defence than the paper's. `madry` took 7 steps a batch on MNIST and 3 on CIFAR-10,
-  where the paper takes 40 and 7. A difference to the paper can come from that.
+  where its authors take 40 and 7. A difference to the paper can come from that.
 - PGD, CW, SPSA and DAA ran with fewer starts, steps and pairs than in the suites (the commands say which), and SPSA and
   DAA on few images: what they leave is a loose bound and no sign of robustness. Table IV and the columns of known noise
   leave out AutoAttack; madry beyond its bound met PGD on a margin where the paper's met PGD.
@@ -92,9 +92,9 @@ OF_OWN = """\
 GUIDE = """\
 - `cnn` is the classifier without defence, `cnn-ls` with smoothed labels; `fast`, `trades` and `madry` are adversarial
   training under linf (one step, the loss of TRADES, PGD), `madry-l2` and `madry-l1` under those norms. beta2 scales the
-  noise of the reconstruction; a decision is the mean over m = 10 passes. In the paper 1.75 and as many.
-- The columns of one table share images, and on one data set the classifier. "n"
-  beside a cell says where a row took fewer images than its column: random models answer slowly.
+  noise of the reconstruction, 1.75 as in the paper; a decision is the mean over m = 10 passes, as in its authors' code.
+- The columns of one table share images, and on one data set the classifier. "n" beside a cell says where a row took
+  fewer images than its column: random models answer slowly.
 - `/static` follows gradients with the noise switched off. `/bpda-eot` is the paper's adaptive attack: it looks through
   drawn noise, and back as if there were none. `/eot` follows the exact gradient through drawn noise. `transfer`
   carries over what was made on `cnn`. Every candidate is scored with fresh noise, 10 decisions of 10 passes each (3 in

@@ -389,6 +389,11 @@ def test_what_breaks_a_claim_is_named():
     found = {each.claim: each for each in claims.judged("mnist", weak)}["the layers do not mask gradients"]
     assert found.verdict == "reproduced", "the attacks are weak on the control too"
     assert "1: transfer-pgd 50.0 on rcnn+ (but on cnn-ls-noise as well)" in found.evidence
+    through = {"rows": masked["rows"] | {"pgd/bpda-eot": scored(8, 20)}, "checks": {}}
+    one = tables | {"1": tables["1"] | {"rcnn+": through}}
+    assert verdicts("mnist", one)["the layers do not mask gradients"] == "reproduced", (
+        "one row with gradients does as well"
+    )
     other = {"rows": {"pgd/static": scored(60), "square": scored(18)}, "checks": {}}
     weak["1"] = weak["1"] | {"cnn-ls-noise": other}
     assert verdicts("mnist", weak)["the layers do not mask gradients"] == "not reproduced", "another black box"
