@@ -6,7 +6,7 @@ TABLE is one of
 
   1                        attacks under linf
   2                        what an epoch of training costs
-  3, 3-l1, 3-l2            the worst case of each model under a norm, from the folders of all tables of that norm
+  3, 3-l1, 3-l2            the worst case of each model under a norm, from the result files of all tables of that norm
   4                        within and beyond the bound
   5-l1, 5-l2               attacks under l1 and l2
   6                        certificates
@@ -14,7 +14,7 @@ TABLE is one of
   7, 7-l1, 7-l2            noise against accuracy under a norm
   beyond-linf, -l2, -l1    what the paper did not try: margin losses through the noise, noise that is known, black boxes
   autoattack, -l2, -l1     AutoAttack under a norm; its suite for random models where the model is one
-  union                    each image under the strongest attack of all three norms, from the folders of those tables
+  union                    each image under the strongest attack of all three norms, from those files
   quick                    1, 4 and 6 by the quick suite and few draws, in minutes with --dataset digits
 
 Each model of a table is one command of rbfbench with a folder of its own under --work, so a run that was killed goes
@@ -30,6 +30,7 @@ and results in it too, unless told otherwise: python benchmarks/results_page.py 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -42,7 +43,7 @@ from typing import Any, NamedTuple
 import msgspec
 from paper import BETA2, BOUNDS, CERTIFIED, RADII
 from training_time import measure
-from worst import Done, finished, worst_of
+from worst import kept, ran, worst_of
 
 from rbfbench.cli.options import pick_device
 from rbfbench.defenses import shipped_path
@@ -55,9 +56,9 @@ AUTHORS = ("rcnn-authors", "rcnn+-authors")  # fixed noise in their scripts; dra
 RANDOM = ("rcnn", "rcnn+", *AUTHORS)
 MODELS = ("cnn", "cnn-ls", "cnn-ls-noise", "fast", "trades", "madry", "madry-l2", "madry-l1", *RANDOM)
 BOUNDED = ("madry", *RANDOM)
-BY = {  # names of the folders of runs whose examples a surrogate makes, and its file
-    "rcnn+_by_its_smoothed_self": "smoothed",
-    "rcnn+_by_its_reconstructions": "nearest",
+BY = {  # columns whose examples a surrogate makes, and its file
+    "rcnn+ by its smoothed self": "smoothed",
+    "rcnn+ by its reconstructions": "nearest",
 }
 NORMS = ("linf", "l2", "l1")
 ATTACKED = {"1": ("linf", "paper-linf"), "5-l1": ("l1", "paper-l1"), "5-l2": ("l2", "paper-l2")}
@@ -255,7 +256,7 @@ def beyond(plan: Plan) -> Iterator[Job]:
         for name, file in BY.items():
             surrogate = ("--surrogate", f"benchmarks/{file}.py:{plan.dataset}", "--include-transfer", "--passes", "10")
             words = ("--attack", "transfer", "--set", "transfer.loss=margin", *surrogate)
-            yield Job(name.replace("_", " "), plan._replace(scale="full").attack("rcnn+", norm, *words))
+            yield Job(name, plan._replace(scale="full").attack("rcnn+", norm, *words))
 
 
 def autoattacked(plan: Plan) -> Iterator[Job]:
@@ -316,22 +317,26 @@ def run(job: Job, folder: Path, extra: Sequence[str]) -> dict[str, dict[str, Any
 
 def brief(document: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What the tables need of run.json or certify.json, and of the samples beside it."""
-    kept: dict[str, Any] = {name: document[name] for name in ("model_digest", "data_digest", "environment")}
-    kept["seed"], kept["source"] = document["spec"]["seed"], document["spec"]["source"]
+    origin: dict[str, Any] = {name: document[name] for name in ("model_digest", "data_digest", "environment")}
+    origin["seed"], origin["source"] = document["spec"]["seed"], document["spec"]["source"]
     if "certified" in document:
         draws = {"n0": document["spec"]["n0"], "draws": document["spec"]["n"], "alpha": document["spec"]["alpha"]}
-        return kept | draws | {name: document[name] for name in ("certified", "ceiling", "abstained")}
+        return origin | draws | {name: document[name] for name in ("certified", "ceiling", "abstained")}
     fields = ("accuracy", "k", "n", "ci95", "wall_s")
     rows = {row["id"]: {name: row[name] for name in fields} for row in document["attacks"]}
     fired = {check["code"]: check["detail"] for check in document["checks"] if check["fired"]}
-    return kept | {
+    column = origin | {
         "clean": document["clean"],
         "rows": rows,
-        "worst_case": worst_of([done]) if (done := finished(folder)) else document["worst_case"],
+        "worst_case": document["worst_case"],
         "null_attack": document["null_attack"],
         "checks": fired,
         "status": document["status"],
     }
+    if outcomes := kept(folder):
+        column["outcomes"] = outcomes
+        column["worst_case"] = worst_of([ran(column)])
+    return column
 
 
 def timed(dataset: str, limit: int, epochs: int, rounds: int) -> dict[str, dict[str, Any]]:
@@ -346,52 +351,76 @@ def timed(dataset: str, limit: int, epochs: int, rounds: int) -> dict[str, dict[
     return {name: column | shared for name, column in columns.items()}
 
 
-def together(norms: Sequence[str], dataset: str, work: Path, command: str) -> dict[str, dict[str, Any]]:
+def together(norms: Sequence[str], results: Path, dataset: str, target: Path) -> dict[str, dict[str, Any]]:
     """Of each model: accuracy when every image meets the strongest of all attacks that ran, over tables and norms.
 
-    Of runs with different --limit the one with most images is taken.
+    A model whose tables have all run, but not all with their outcomes, keeps the column that `target` has of it.
 
     Raises:
-        SystemExit: No model has run in all tables.
+        SystemExit: No model has run in all tables, or runs do not belong together.
     """
-    tables = [table for norm in norms for table in OF_NORM[norm]]
-    runs: dict[str, list[Done]] = {}
-    for model in MODELS:
-        of_tables = {table: largest(work, table, dataset, model) for table in tables}
-        if missing := [table for table, done in of_tables.items() if done is None]:
-            print(f"{model} is left out: table {', '.join(missing)} has not run for it", file=sys.stderr)
+    columns, before = {}, columns_of(target)
+    for model, found in met_by(norms, results, dataset).items():
+        bare = [table for table, column in found.items() if "outcomes" not in column]
+        if not bare:
+            columns[model] = joined(model, found)
+        elif model in before and {c["model_digest"] for c in found.values()} == {before[model]["model_digest"]}:
+            columns[model] = before[model]
+            print(f"{model} stands as it was: {', '.join(bare)} keep no outcomes", file=sys.stderr)
         else:
-            runs[model] = [done for done in of_tables.values() if done]
-    for table in [ALSO[norm] for norm in norms if norm in ALSO]:
-        more = {model: largest(work, table, dataset, model) for model in runs}
-        if missing := [model for model, done in more.items() if done is None]:  # models must meet the same attacks
-            print(f"table {table} is left out: it has not run for {', '.join(missing)}", file=sys.stderr)
-            continue
-        for model, done in more.items():
-            runs[model] += [done] if done else []
-    columns = {}
-    for model, found in runs.items():
-        blind = [
-            largest(work, table, dataset, f"{model}_static") for table, norm in AUTOATTACK.items() if norm in norms
-        ]
-        found += [done for done in blind if done]
-        if model == "rcnn+":
-            found += [done for table in tables for name in BY if (done := largest(work, table, dataset, name))]
-        column = worst_of(found) | {"model_digest": found[0].run.model_digest, "seed": found[0].run.spec["seed"]}
-        commits = sorted({str(done.run.environment.git) for done in found})
-        spent = fsum(row.wall_s for done in found for row in done.attacks)
-        environment = msgspec.to_builtins(found[0].run.environment) | {"git": ", ".join(commits)}
-        columns[model] = column | {"command": command, "environment": environment, "wall_s": spent}
+            print(f"{model} is left out: {', '.join(bare)} keep no outcomes; run them again", file=sys.stderr)
     if not columns:
-        raise SystemExit(f"no model has run in all of the tables {', '.join(tables)}: run those first")
+        raise SystemExit("no model is in all of the tables above: run them first")
     return columns
 
 
-def largest(work: Path, table: str, dataset: str, name: str) -> Done | None:
-    """The finished run of this name with most images, of a table."""
-    folders = (folder for folder in work.glob(f"{table}-{dataset}-*") if folder.name.rpartition("-")[2].isdigit())
-    runs = [done for folder in folders if (done := finished(folder / name))]
-    return max(runs, key=lambda done: done.run.clean.n, default=None)
+def met_by(norms: Sequence[str], results: Path, dataset: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """The columns that belong to each model that has run in all tables of these norms, by table."""
+    tables = [table for norm in norms for table in OF_NORM[norm]]
+    every = {*tables, *AUTOATTACK}
+    has = {table: columns_of(results / f"table-{table}-{dataset}.json") for table in every}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for model in MODELS:
+        if missing := [table for table in tables if model not in has[table]]:
+            print(f"{model} is left out: table {', '.join(missing)} has not run for it", file=sys.stderr)
+        else:
+            found[model] = {f"table {table}": has[table][model] for table in tables}
+    for table in [ALSO[norm] for norm in norms if norm in ALSO]:
+        if missing := [model for model in found if model not in has[table]]:  # models must meet the same attacks
+            print(f"table {table} is left out: it has not run for {', '.join(missing)}", file=sys.stderr)
+            continue
+        for model, columns in found.items():
+            columns[f"table {table}"] = has[table][model]
+    for model, columns in found.items():
+        names = [f"{model} static", *(BY if model == "rcnn+" else ())]
+        of_norms = [*tables, *(table for table, norm in AUTOATTACK.items() if norm in norms)]
+        for table, name in itertools.product(dict.fromkeys(of_norms), names):
+            if name in has[table]:
+                columns[f"table {table} ({name})"] = has[table][name]
+    return found
+
+
+def joined(model: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The column of a model, of those of several tables."""
+    runs = [ran(column) for column in found.values()]
+    try:
+        column = worst_of(runs)
+    except ValueError as error:
+        raise SystemExit(f"{model}, {', '.join(found)}: {error}") from error
+    environment = next(iter(found.values()))["environment"] | {"git": ", ".join(sorted({run.git for run in runs}))}
+    spent = fsum(row.wall_s for run in runs for row in run.rows)
+    return column | {
+        "model_digest": runs[0].digest,
+        "seed": runs[0].seed,
+        "environment": environment,
+        "wall_s": spent,
+    }
+
+
+def columns_of(file: Path) -> dict[str, Any]:
+    """The columns of a result file; none where it is not there."""
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["columns"] if file.is_file() else {}
+    return found
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -454,7 +483,8 @@ def main() -> None:
     if table in COMPUTED:
         command = f"python benchmarks/reproduce.py {table} --dataset {dataset}"
         command += f" --weights {weights}" if weights else ""
-        write(target, {**results, "columns": together(COMPUTED[table], dataset, given.work, command)})
+        columns = together(COMPUTED[table], given.results, dataset, target)
+        write(target, {**results, "columns": {name: {"command": command} | each for name, each in columns.items()}})
         return
     kept = set(given.models) < set(MODELS)
     for job in given.jobs:

@@ -1,41 +1,128 @@
-"""What run folders leave of a model when each image meets the strongest of all attacks that they hold."""
+"""What is left of a model when each image meets the strongest of all attacks of its runs, from what result files keep.
+
+A column of a result file keeps in `outcomes` what every attack left of every image, so that columns of several tables
+can be put together wherever the files are: `kept` writes it, `ran` reads it back, `worst_of` puts runs together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rbfbench.results.intervals import score
-from rbfbench.results.records import AttackRow, Run, Sample
+from rbfbench.results.records import Sample, Verdict
 from rbfbench.results.store import read_run, read_samples
-from rbfbench.results.summary import choose, enters_worst_case
+from rbfbench.results.summary import DOUBTFUL, choose, enters_worst_case
+
+UNMET, DOUBT = "-", "?"  # of an image that the attack did not run on, and of a candidate that was not verified
 
 
-class Done(NamedTuple):
-    """A finished run and the samples of its attacks, by row."""
+class Outcome(NamedTuple):
+    """What one attack left of one image: of `Sample`, what a worst case needs."""
 
-    run: Run
-    samples: dict[str, list[Sample]]
-
-    @property
-    def attacks(self) -> list[AttackRow]:
-        """The rows that attack something, those that other models' examples made included."""
-        return [row for row in self.run.attacks if enters_worst_case(row, include_transfer=True)]
+    image: str
+    attack: str
+    correct: float
+    selection: float
+    status: Verdict
 
 
-def finished(folder: Path) -> Done | None:
-    """The run in a folder, None where it is not there or not complete."""
+class Row(NamedTuple):
+    """One attack.
+
+    Attributes:
+        id: Name and view, such as "pgd/eot".
+        norm: Of its budget.
+        eps: The budget.
+        through: Whether it looked through the noise.
+        alone: Whether it ran on whatever others had left, or on all of its images.
+        wall_s: Seconds.
+        outcomes: Of the images that it met.
+    """
+
+    id: str
+    norm: str
+    eps: float
+    through: bool
+    alone: bool
+    wall_s: float
+    outcomes: list[Outcome]
+
+
+class Ran(NamedTuple):
+    """A finished run: weights, seed, passes of a decision, whether the model is random, commit, and attacks."""
+
+    digest: str
+    seed: int
+    passes: int
+    random: bool
+    git: str
+    rows: list[Row]
+
+
+def kept(folder: Path) -> dict[str, Any] | None:
+    """What a column keeps of the attacks of a finished run; None where a run is not there or not complete.
+
+    Numbers stand in the order of `images`, with spaces between. Transfer rows are kept too.
+    """
     if not (folder / "run.json").is_file() or (run := read_run(folder)).status != "complete":
         return None
-    samples: dict[str, list[Sample]] = {}
+    samples: dict[str, dict[str, Sample]] = {}
     for sample in read_samples(folder):
-        samples.setdefault(sample.attack, []).append(sample)
-    return Done(run, samples)
+        samples.setdefault(sample.attack, {})[sample.image] = sample
+    rows = [row for row in run.attacks if enters_worst_case(row, include_transfer=True)]
+    images = max((list(samples[row.id]) for row in rows), key=len)
+    kept_rows: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(rows):
+        met = [samples[row.id].get(image) for image in images]
+        kept_rows[row.id] = {
+            "norm": row.norm,
+            "eps": row.eps,
+            "through": row.category == "adaptive",
+            "alone": not (run.spec["worst_case"] and number),
+            "correct": " ".join(UNMET if s is None else _written(s) for s in met),
+        }
+        if run.null_attack is not None:  # a model without noise is broken by whatever breaks it: there is no choice
+            kept_rows[row.id]["selection"] = " ".join(UNMET if s is None else f"{s.selection:.6g}" for s in met)
+    return {"passes": run.spec["passes"], "images": " ".join(images), "rows": kept_rows}
 
 
-def worst_of(runs: Sequence[Done]) -> dict[str, Any]:
+def _written(sample: Sample) -> str:
+    return f"{sample.correct:.6g}" + (DOUBT if sample.status in DOUBTFUL else "")
+
+
+def ran(column: dict[str, Any]) -> Ran:
+    """The run behind a column that keeps outcomes."""
+    found = column["outcomes"]
+    images = found["images"].split()
+    rows = [
+        Row(
+            id,
+            row["norm"],
+            row["eps"],
+            row["through"],
+            row["alone"],
+            column["rows"][id]["wall_s"],
+            list(_outcomes(id, images, row)),
+        )
+        for id, row in found["rows"].items()
+    ]
+    random, git = column["null_attack"] is not None, str(column["environment"]["git"])
+    return Ran(column["model_digest"], column["seed"], found["passes"], random, git, rows)
+
+
+def _outcomes(attack: str, images: Sequence[str], row: dict[str, Any]) -> Iterator[Outcome]:
+    correct = row["correct"].split()
+    selection = row["selection"].split() if "selection" in row else ["0"] * len(images)
+    for image, left, margin in zip(images, correct, selection, strict=True):
+        if left != UNMET:
+            status: Verdict = "unknown" if left.endswith(DOUBT) else "ok"
+            yield Outcome(image, attack, float(left.removesuffix(DOUBT)), float(margin), status)
+
+
+def worst_of(runs: Sequence[Ran]) -> dict[str, Any]:
     """Accuracy when every image meets its strongest attack, and which attack is strongest alone.
 
     It is over the images that all runs are on. A random model is judged on those that every attack through its noise
@@ -44,25 +131,24 @@ def worst_of(runs: Sequence[Done]) -> dict[str, Any]:
     (`rbfbench.results.summary.choose`).
 
     Raises:
-        SystemExit: The runs do not belong together.
+        ValueError: The runs do not belong together.
     """
     _check(runs)
-    groups = [(row, done.samples[row.id]) for done in runs for row in done.attacks]
-    on_survivors = {id(row) for done in runs for row in done.attacks[1:] if done.run.spec["worst_case"]}
-    through = [samples for row, samples in groups if row.category == "adaptive"]
-    whole = [max((done.samples[row.id] for row in done.attacks), key=len) for done in runs]
-    counted = set.intersection(*({sample.image for sample in samples} for samples in (*whole, *through)))
+    rows = [row for run in runs for row in run.rows]
+    whole = [max((row.outcomes for row in run.rows), key=len) for run in runs]
+    through = [row.outcomes for row in rows if row.through]
+    counted = set.intersection(*({outcome.image for outcome in outcomes} for outcomes in (*whole, *through)))
     if not counted:
-        raise SystemExit(f"the runs of {runs[0].run.model['name']} have no image in common: run them on the same ones")
-    met = [(row, [s for s in samples if s.image in counted]) for row, samples in groups]
-    met = [(row, samples) for row, samples in met if samples]
-    chosen = choose((samples for _, samples in met), stochastic=runs[0].run.null_attack is not None)
-    total = score(fsum(sample.correct for sample in chosen.values()), len(chosen))
+        raise ValueError("the runs have no image in common: run them on the same ones")
+    met = [(row, [outcome for outcome in row.outcomes if outcome.image in counted]) for row in rows]
+    met = [(row, outcomes) for row, outcomes in met if outcomes]
+    chosen = choose((outcomes for _, outcomes in met), stochastic=runs[0].random)
+    total = score(fsum(outcome.correct for outcome in chosen.values()), len(chosen))
     # A row that met the survivors of others says nothing of itself alone.
     alone = [
-        (fsum(s.correct for s in samples) / len(samples), row)
-        for row, samples in met
-        if len(samples) == len(counted) and id(row) not in on_survivors
+        (fsum(outcome.correct for outcome in outcomes) / len(outcomes), row)
+        for row, outcomes in met
+        if len(outcomes) == len(counted) and row.alone
     ]
     accuracy, strongest = min(alone, key=lambda entry: (entry[0], entry[1].id))
     return {
@@ -71,15 +157,14 @@ def worst_of(runs: Sequence[Done]) -> dict[str, Any]:
         "n": total.n,
         "ci95": list(total.ci95),
         "strongest": {"row": strongest.id, "norm": strongest.norm, "accuracy": accuracy},
-        "attacks": len(groups),
-        "images": {str(image): round(chosen[image].correct, 6) for image in sorted(chosen)},
+        "attacks": len(rows),
+        "images": {image: round(chosen[image].correct, 6) for image in sorted(chosen)},
     }
 
 
-def _check(runs: Sequence[Done]) -> None:
+def _check(runs: Sequence[Ran]) -> None:
     """Refuse to mix runs of different weights, seeds or radii."""
-    asked = {(run.model_digest, run.spec["seed"], run.spec["passes"]) for run, _ in runs}
-    radii = {(run.spec["norm"], run.spec["eps"]) for run, _ in runs}
-    if len(asked) > 1 or len(radii) > len({run.spec["norm"] for run, _ in runs}):
-        names = ", ".join(sorted({run.model["name"] for run, _ in runs}))
-        raise SystemExit(f"the runs of {names} differ in weights, seed, passes or radius: run them again")
+    asked = {(run.digest, run.seed, run.passes) for run in runs}
+    radii = {(row.norm, row.eps) for run in runs for row in run.rows}
+    if len(asked) > 1 or len(radii) > len({norm for norm, _ in radii}):
+        raise ValueError("the runs differ in weights, seed, passes or radius: run them again")

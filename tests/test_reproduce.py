@@ -15,7 +15,6 @@ from types import SimpleNamespace
 
 import claims
 import click
-import msgspec
 import nearest
 import paper
 import pytest
@@ -34,7 +33,7 @@ from rbfbench.cli.plan import rows_of
 from rbfbench.data import load_training
 from rbfbench.defenses import PRESET_NAMES, shipped_path
 from rbfbench.results.intervals import score
-from rbfbench.results.store import read_samples
+from rbfbench.results.store import read_run, read_samples
 from rbfbench.training.recipes import DATASETS, RECIPES, noise_of, schedule_of
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -618,21 +617,80 @@ def attacked(out: Path, model: str, *more: str) -> None:
     assert done.exit_code == 0, done.output
 
 
+def column_of(folder: Path) -> dict:
+    """The column that a run gives, as it comes back from its result file."""
+    made = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return json.loads(json.dumps(reproduce.brief(made, folder)))
+
+
+def add(results: Path, table: str, name: str, column: dict) -> None:
+    """Put a column into a result file of the digits."""
+    file = results / f"table-{table}-digits.json"
+    columns = reproduce.columns_of(file) | {name: column}
+    reproduce.write(file, {"table": table, "dataset": "digits", "columns": columns})
+
+
+def together(norms: tuple[str, ...], results: Path) -> dict:
+    return reproduce.together(norms, results, "digits", results / "table-union-digits.json")
+
+
 def test_runs_of_other_weights_are_not_taken_together(tmp_path):
     for model in ("cnn", "cnn-ls"):
         attacked(tmp_path / model, model, "--limit", "12", "--eps", "0.1", "--attack", "fgsm")
-    with pytest.raises(SystemExit, match="differ in weights"):
-        worst.worst_of([worst.finished(tmp_path / model) for model in ("cnn", "cnn-ls")])
+    cnn, other = (worst.ran(column_of(tmp_path / model)) for model in ("cnn", "cnn-ls"))
+    with pytest.raises(ValueError, match="differ in weights"):
+        worst.worst_of([cnn, other])
     attacked(tmp_path / "fewer", "cnn", "--limit", "9", "--eps", "0.1", "--attack", "pgd")
-    fewer = worst.worst_of([worst.finished(tmp_path / name) for name in ("cnn", "fewer")])
-    assert fewer["n"] == 9
-    other = ("--dataset", "mnist", "--limit", "4", "--eps", "0.1", "--attack", "fgsm")
-    attacked(tmp_path / "mnist", "cnn", *other)
-    runs = [worst.finished(tmp_path / name) for name in ("cnn", "mnist")]
-    alike = msgspec.structs.replace(runs[1].run, model_digest=runs[0].run.model_digest)
-    runs[1] = runs[1]._replace(run=alike)
-    with pytest.raises(SystemExit, match="no image in common"):
-        worst.worst_of(runs)
+    assert worst.worst_of([cnn, worst.ran(column_of(tmp_path / "fewer"))])["n"] == 9
+    attacked(tmp_path / "wider", "cnn", "--limit", "9", "--eps", "0.2", "--attack", "pgd")
+    with pytest.raises(ValueError, match="or radius"):
+        worst.worst_of([cnn, worst.ran(column_of(tmp_path / "wider"))])
+    attacked(tmp_path / "mnist", "cnn", "--dataset", "mnist", "--limit", "4", "--eps", "0.1", "--attack", "fgsm")
+    with pytest.raises(ValueError, match="no image in common"):
+        worst.worst_of([cnn, worst.ran(column_of(tmp_path / "mnist"))._replace(digest=cnn.digest)])
+
+
+@pytest.mark.parametrize("more", [("--worst-case",), ("--passes", "2", "--cap", "pgd=5")])
+def test_a_column_keeps_what_attacks_left_of_each_image(more, tmp_path):
+    model = "cnn" if "--worst-case" in more else "rcnn"
+    rows = ("--attack", "pgd", "--set", "pgd.steps=2", "--attack", "fgsm", "--attack", "null")
+    attacked(tmp_path / "run", model, "--limit", "12", "--eps", "0.15", *rows, *more)
+    column = column_of(tmp_path / "run")
+    again = worst.ran(column)
+    assert [row.id for row in again.rows] == ["pgd/static", "fgsm/static"], "the control attacks nothing"
+    assert [row.alone for row in again.rows] == [True, "--worst-case" not in more]
+    of_file: dict[tuple[str, str], dict[str, float]] = {}
+    for sample in read_samples(tmp_path / "run"):
+        if sample.attack != "null":
+            of_file[sample.attack, sample.image] = {"correct": sample.correct, "selection": sample.selection}
+    of_column = {(o.attack, o.image): o for row in again.rows for o in row.outcomes}
+    assert of_column.keys() == of_file.keys()
+    for key, outcome in of_column.items():
+        assert outcome.correct == pytest.approx(of_file[key]["correct"], rel=1e-5)
+        margin = of_file[key]["selection"] if model == "rcnn" else 0  # without noise it decides nothing
+        assert outcome.selection == pytest.approx(margin, rel=1e-5)
+    assert sum(map(len, (row.outcomes for row in again.rows))) == (24 if model == "cnn" else 17)
+
+
+def test_candidates_that_were_not_verified_come_back_as_such():
+    row = {"norm": "linf", "eps": 0.1, "through": False, "alone": True, "correct": "1? 0.5 -", "selection": "-3 2 -"}
+    column = {
+        "model_digest": "abc",
+        "seed": 0,
+        "null_attack": scored(3, 3),
+        "environment": {"git": "abc"},
+        "rows": {"pgd/static": {"wall_s": 2.0}},
+        "outcomes": {"passes": 10, "images": "0:a 1:b 2:c", "rows": {"pgd/static": row}},
+    }
+    (found,) = worst.ran(column).rows
+    assert [outcome._replace(attack="") for outcome in found.outcomes] == [
+        worst.Outcome("0:a", "", 1.0, -3.0, "unknown"),
+        worst.Outcome("1:b", "", 0.5, 2.0, "ok"),
+    ]
+    verified = column | {"rows": {"fgsm/static": {"wall_s": 2.0}}}
+    other = {"passes": 10, "images": "0:a 1:b", "rows": {"fgsm/static": row | {"correct": "0.2 1", "selection": "9 9"}}}
+    both = worst.worst_of([worst.ran(column), worst.ran(verified | {"outcomes": other})])
+    assert both["images"] == {"0:a": 0.2, "1:b": 0.5}, "verified first, then what selection says"
 
 
 def test_a_random_model_is_judged_where_attacks_through_its_noise_ran(tmp_path):
@@ -641,16 +699,17 @@ def test_a_random_model_is_judged_where_attacks_through_its_noise_ran(tmp_path):
     attacked(tmp_path / "eot", "rcnn", "--limit", "12", "--eps", "0.1", *rows)
     attacked(tmp_path / "static", "rcnn", "--limit", "12", "--eps", "0.1", "--attack", "fgsm", "--attack", "transfer",
              "--set", "transfer.steps=3")  # fmt: skip
-    runs = [worst.finished(tmp_path / name) for name in ("eot", "static")]
+    runs = [worst.ran(column_of(tmp_path / name)) for name in ("eot", "static")]
     found = worst.worst_of(runs)
     assert (found["n"], found["attacks"]) == (5, 3)
-    samples = [sample for done in runs for row in done.attacks for sample in done.samples[row.id]]
+    samples = [sample for name in ("eot", "static") for sample in read_samples(tmp_path / name)]
+    samples = [sample for sample in samples if sample.attack != "null"]
     met = {sample.image for sample in samples if sample.attack == "pgd/eot"}
     assert len(met) == 5
     expected = [min((s for s in samples if s.image == image), key=lambda s: s.selection).correct for image in met]
     assert found["k"] == pytest.approx(sum(expected))
-    alone = {row.id: sum(s.correct for s in done.samples[row.id] if s.image in met) / 5
-             for done in runs for row in done.attacks}  # fmt: skip
+    alone = {row: sum(s.correct for s in samples if s.attack == row and s.image in met) / 5
+             for row in {s.attack for s in samples}}  # fmt: skip
     assert found["strongest"]["accuracy"] == pytest.approx(min(alone.values()))
     assert alone[found["strongest"]["row"]] == pytest.approx(min(alone.values()))
     assert worst.worst_of(runs[1:])["n"] == 12, "no attack through the noise in that run"
@@ -660,57 +719,84 @@ def test_a_row_on_survivors_is_not_called_the_strongest_alone(tmp_path):
     rows = ("--attack", "pgd", "--attack", "apgd-dlr", "--set", "apgd-dlr.steps=9", "--eps", "0.15", "--limit", "20")
     attacked(tmp_path / "survivors", "cnn", *rows, "--worst-case")
     attacked(tmp_path / "all", "cnn", "--attack", "fgsm", "--eps", "0.15", "--limit", "20")
-    runs = [worst.finished(tmp_path / name) for name in ("survivors", "all")]
-    together = worst.worst_of(runs)
-    first, last = runs[0].run.attacks
+    survivors, every = (read_run(tmp_path / name) for name in ("survivors", "all"))
+    together = worst.worst_of([worst.ran(column_of(tmp_path / name)) for name in ("survivors", "all")])
+    first, last = survivors.attacks
     assert last.attacked < first.attacked
     assert together["strongest"]["row"] == first.id == "pgd/static", "the first row met all images, as fgsm did"
-    assert together["k"] <= runs[0].run.worst_case.k < runs[1].run.worst_case.k
+    assert together["k"] <= survivors.worst_case.k < every.worst_case.k
     assert sum(together["images"].values()) == together["k"]
     assert len(together["images"]) == together["n"] == 20
 
 
 def test_what_has_not_run_is_named_and_nothing_is_lost(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="no model has run in all of the tables 1, beyond-linf, autoattack"):
-        reproduce.together(("linf",), "digits", tmp_path, "command")
-    attacked(tmp_path / "1-digits-5" / "cnn", "cnn", "--limit", "5", "--eps", "0.1", "--attack", "fgsm")
-    with pytest.raises(SystemExit, match="run those first"):
-        reproduce.together(("linf",), "digits", tmp_path, "command")
-    assert "cnn is left out: table beyond-linf, autoattack has not run for it" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="no model is in all of the tables above"):
+        together(("linf",), tmp_path)
+    assert "cnn is left out: table 1, beyond-linf, autoattack has not run for it" in capsys.readouterr().err
+    attacked(tmp_path / "run", "cnn", "--limit", "5", "--eps", "0.1", "--attack", "fgsm")
+    column = column_of(tmp_path / "run")
+    for table in reproduce.OF_NORM["linf"]:
+        add(tmp_path, table, "cnn", column)
+    found = together(("linf",), tmp_path)
+    assert found["cnn"]["k"] == column["worst_case"]["k"]
+    bare = {name: part for name, part in column.items() if name != "outcomes"}
+    add(tmp_path, "beyond-linf", "cnn", bare)
+    with pytest.raises(SystemExit, match="run them first"):
+        together(("linf",), tmp_path)
+    assert "cnn is left out: table beyond-linf keep no outcomes" in capsys.readouterr().err
+    add(tmp_path, "union", "cnn", found["cnn"])
+    assert together(("linf",), tmp_path) == found, "of the same weights, and nothing newer to say of them"
+    assert "cnn stands as it was: table beyond-linf keep no outcomes" in capsys.readouterr().err
+    add(tmp_path, "beyond-linf", "cnn", bare | {"model_digest": "of other weights"})
+    with pytest.raises(SystemExit, match="run them first"):
+        together(("linf",), tmp_path)
 
 
-def test_the_union_over_norms_is_of_what_the_runs_kept(tmp_path, capsys):
+def test_the_union_over_norms_is_of_what_result_files_keep(tmp_path, capsys):
     names = {table: norm for norm, tables in reproduce.OF_NORM.items() for table in tables}
-    for table, norm in names.items():
-        eps = {"linf": "0.1", "l1": "3", "l2": "0.5"}[norm]
-        for model in ("cnn", "rcnn+"):
-            rows = ("--limit", "15", "--norm", norm, "--eps", eps, "--attack", "pgd", "--set", "pgd.steps=4")
-            attacked(tmp_path / f"{table}-digits-15" / model, model, *rows)
-    union = reproduce.together(reproduce.NORMS, "digits", tmp_path, "the command")
-    samples = [read_samples(tmp_path / f"{table}-digits-15" / "cnn") for table in names]
+    eps = {"linf": "0.1", "l1": "3", "l2": "0.5"}
+    for model in ("cnn", "rcnn+"):
+        for norm in reproduce.NORMS:
+            rows = ("--limit", "15", "--norm", norm, "--eps", eps[norm], "--attack", "pgd", "--set", "pgd.steps=4")
+            attacked(tmp_path / f"{norm}-{model}", model, *rows)
+        for table, norm in names.items():
+            add(tmp_path, table, model, column_of(tmp_path / f"{norm}-{model}"))
+    union = together(reproduce.NORMS, tmp_path)
+    samples = [read_samples(tmp_path / f"{norm}-cnn") for norm in reproduce.NORMS]
     robust = {s.image for s in samples[0]}
-    for of_table in samples:
-        robust -= {s.image for s in of_table if s.correct == 0}
+    for of_norm in samples:
+        robust -= {s.image for s in of_norm if s.correct == 0}
     assert union["cnn"]["k"] == len(robust)
     assert union["cnn"]["n"] == 15
     assert union["cnn"]["attacks"] == len(names) == 7
     assert set(union) == {"cnn", "rcnn+"}
-    linf = reproduce.together(("linf",), "digits", tmp_path, "the command")
+    linf = together(("linf",), tmp_path)
     assert union["cnn"]["k"] <= linf["cnn"]["k"]
-    surrogate = tmp_path / "beyond-linf-digits-15" / "rcnn+_by_its_reconstructions"
-    attacked(surrogate, "rcnn+", "--limit", "15", "--eps", "0.1", "--attack", "transfer", "--include-transfer",
+    attacked(tmp_path / "by", "rcnn+", "--limit", "15", "--eps", "0.1", "--attack", "transfer", "--include-transfer",
              "--set", "transfer.steps=2")  # fmt: skip
-    more = reproduce.together(("linf",), "digits", tmp_path, "the command")
-    assert more["rcnn+"]["attacks"] == linf["rcnn+"]["attacks"] + 1
-    rows = ("--limit", "15", "--norm", "l2", "--eps", "0.5", "--attack", "fgsm")
+    add(tmp_path, "beyond-linf", "rcnn+ by its reconstructions", column_of(tmp_path / "by"))
+    assert together(("linf",), tmp_path)["rcnn+"]["attacks"] == linf["rcnn+"]["attacks"] + 1
     for model, counted in (("cnn", 0), ("rcnn+", 1)):  # an attack that one model alone has met would be unfair to it
-        attacked(tmp_path / "autoattack-l2-digits-15" / model, model, *rows)
-        with_more = reproduce.together(("l2",), "digits", tmp_path, "the command")
+        attacked(tmp_path / f"aa-{model}", model, "--limit", "15", "--norm", "l2", "--eps", "0.5", "--attack", "fgsm")
+        add(tmp_path, "autoattack-l2", model, column_of(tmp_path / f"aa-{model}"))
+        capsys.readouterr()
+        with_more = together(("l2",), tmp_path)
         assert [with_more[name]["attacks"] for name in ("cnn", "rcnn+")] == [2 + counted, 2 + counted]
         assert ("autoattack-l2 is left out: it has not run for rcnn+" in capsys.readouterr().err) == (not counted)
-    attacked(tmp_path / "autoattack-l2-digits-15" / "rcnn+_static", "rcnn+", *rows, "--seed", "0")
-    with_static = reproduce.together(("l2",), "digits", tmp_path, "the command")
-    assert [with_static[name]["attacks"] for name in ("cnn", "rcnn+")] == [3, 4]
+    add(tmp_path, "autoattack-l2", "rcnn+ static", column_of(tmp_path / "aa-rcnn+"))
+    assert [together(("l2",), tmp_path)[name]["attacks"] for name in ("cnn", "rcnn+")] == [3, 4]
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+@pytest.mark.parametrize("table", list(reproduce.COMPUTED))
+def test_tables_over_tables_are_what_their_files_say(table, dataset):
+    """What is shipped can be made again from what is shipped, wherever it was run."""
+    target = BENCHMARKS / "results" / f"table-{table}-{dataset}.json"
+    found = reproduce.together(reproduce.COMPUTED[table], target.parent, dataset, target)
+    shipped = reproduce.columns_of(target)
+    assert found.keys() == shipped.keys()
+    for model, column in found.items():
+        assert json.loads(json.dumps(column)) == {name: part for name, part in shipped[model].items() if name in column}
 
 
 def test_every_result_says_where_it_comes_from():

@@ -4,12 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import fsum, inf
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from rbfbench.results.intervals import score
-from rbfbench.results.records import AttackRow, Category, Cell, Norm, Sample, View, WorstCase
+from rbfbench.results.records import AttackRow, Category, Cell, Norm, Sample, Verdict, View, WorstCase
 
 CONTROLS = frozenset({"null", "noise"})
+DOUBTFUL: frozenset[Verdict] = frozenset({"invalid", "unknown"})  # of candidates that are no verified examples
+
+
+class Candidate(Protocol):
+    """What a choice among attacks looks at; `Sample` says what each is."""
+
+    @property
+    def image(self) -> str:
+        """Id of the image."""
+
+    @property
+    def attack(self) -> str:
+        """Id of the row."""
+
+    @property
+    def correct(self) -> float:
+        """Mean correctness over decisions that took no part in choosing."""
+
+    @property
+    def selection(self) -> float:
+        """Margin on the selection draws; lower is stronger."""
+
+    @property
+    def status(self) -> Verdict:
+        """Whether it was verified."""
+
+
+C = TypeVar("C", bound=Candidate)
 
 
 def summarise(
@@ -145,23 +173,23 @@ def enters_worst_case(row: AttackRow, *, include_transfer: bool = False) -> bool
     return row.name not in CONTROLS and (include_transfer or row.category != "transfer")
 
 
-def choose(groups: Iterable[Sequence[Sample]], *, stochastic: bool) -> dict[str, Sample]:
-    """The strongest sample of each image id, whatever the order of the groups.
+def choose(groups: Iterable[Sequence[C]], *, stochastic: bool) -> dict[str, C]:
+    """The strongest candidate of each image id, whatever the order of the groups.
 
     A deterministic model is broken on an image as soon as one attack breaks it. A stochastic one must not be judged on
     the draws that made the choice, or luck would pass for strength: the choice looks at `selection` only, prefers
     verified candidates, and leaves `correct` to speak for fresh draws.
 
     Args:
-        groups: Samples of each attack.
+        groups: Samples of each attack, or what else is a `Candidate`.
         stochastic: Whether the model answers with noise.
     """
 
-    def weakness(s: Sample) -> tuple[float, bool, float, str]:
+    def weakness(s: C) -> tuple[float, bool, float, str]:
         known = 0.0 if stochastic else s.correct
-        return known, s.status in ("invalid", "unknown"), s.selection, s.attack
+        return known, s.status in DOUBTFUL, s.selection, s.attack
 
-    best: dict[str, Sample] = {}
+    best: dict[str, C] = {}
     for group in groups:
         for s in group:
             if s.image not in best or weakness(s) < weakness(best[s.image]):
