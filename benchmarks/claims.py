@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from paper import BETA2, BEYOND_BOUND, BOTH, BOUNDS, CERTIFIED, PAPER, STRONGEST, TRAINING
 from reproduce import TRADED
-from training_time import seconds_to, shared_accuracy, taken_by
+from training_time import taken_by, to_equal_accuracy
 
 from rbfbench.results.intervals import score
 from rbfbench.results.paired import compare
@@ -446,13 +446,12 @@ def cheaper_training(dataset: str, tables: Tables) -> tuple[str, str]:
     ratio = epoch["madry"] / epoch["rcnn+"]
     total = {name: paper[name][0] * epoch[name] + table[name]["besides_s"] for name in ("madry", "rcnn", "rcnn+")}
     said = {name: epochs * seconds + once for name, (epochs, seconds, once) in paper.items()}
-    common = shared_accuracy(table["rcnn+"], table["madry"])
-    until = [seconds_to(table[name], common) for name in ("madry", "rcnn+")]
-    alike = until[0] / until[1] if until[0] and until[1] and common >= HALF else None
+    alike = to_equal_accuracy(table["madry"], table["rcnn+"], HALF)
     equal = (
         "no accuracy above 50% was reached by both, so that equal accuracy was not compared"
         if alike is None
-        else f"until {100 * common:.0f}% of held-out images are right, {alike:.1f} in time in epochs"
+        else f"until {100 * alike.accuracy:.0f}% of held-out images are right, {alike.ratio:.1f} in time in epochs (in "
+        f"{alike.rounds} of {alike.of} rounds; in others one of them stayed below 50%)"
     )
     taken = {name: taken_by(name, dataset) for name in ("madry", "rcnn", "rcnn+")}
     here = ", ".join(
@@ -465,7 +464,7 @@ def cheaper_training(dataset: str, tables: Tables) -> tuple[str, str]:
         verdict(
             ratio > 2,
             total["madry"] / alone > 2,
-            *(() if alike is None else (alike > 2,)),
+            *(() if alike is None else (alike.ratio > 2,)),
         ),
         f"madry with {adversary.steps if adversary else 0} steps a batch over rcnn+: {ratio:.1f} in time an epoch "
         f"(paper {paper['madry'][1] / paper['rcnn+'][1]:.1f}); with the paper's numbers of epochs "

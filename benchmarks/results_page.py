@@ -34,7 +34,7 @@ from claims import (
 )
 from paper import BEYOND_BOUND, BOUNDS, CERTIFIED, PAPER, RADII, STRONGEST, TRADE_OFF, TRAINING, Numbers
 from reproduce import ATTACKED, AUTOATTACK, BEYOND, COMPUTED, MODELS, NORMS, RESULTS, TRADED
-from training_time import seconds_to, shared_accuracy, taken_by
+from training_time import taken_by, to_equal_accuracy
 
 from rbfbench.defenses import shipped_path
 
@@ -227,7 +227,8 @@ def timed(dataset: str, columns: dict[str, Any]) -> Iterator[str]:
         f"Scaled from {ours['images']} to all {ours['of']} training images; an epoch is the median of "
         f"{len(ours['epoch_s'])}, with their range. What is done once leaves out the training of the model that makes "
         "the noise of rcnn+, an rcnn, and its filters. The last column is time in epochs until as many held-out images "
-        "are right without attack as this recipe and rcnn+ both came to, and that accuracy; empty below 50%.\n"
+        "are right without attack as this recipe and rcnn+ both came to, and that accuracy: the median over rounds, a "
+        "training of each in turn, of which those count where both came to 50%.\n"
     )
     yield "| | seconds an epoch | over rcnn+ | paper | seconds once | paper | to equal accuracy, over rcnn+ |"
     yield "|---|---|---|---|---|---|---|"
@@ -235,9 +236,8 @@ def timed(dataset: str, columns: dict[str, Any]) -> Iterator[str]:
         low, middle, high = min(column["epoch_s"]), median(column["epoch_s"]), max(column["epoch_s"])
         epochs = f"{middle:.0f} ({low:.0f} to {high:.0f}) | {middle / median(ours['epoch_s']):.2f}"
         ratio, once = (f"{said[name][1] / said['rcnn+'][1]:.2f}", f"{said[name][2]:g}") if name in said else ("", "")
-        common = shared_accuracy(column, ours)
-        until, unit = seconds_to(column, common), seconds_to(ours, common)
-        equal = f"{until / unit:.2f} ({100 * common:.0f}%)" if until and unit and common >= HALF else ""
+        alike = to_equal_accuracy(column, ours, HALF)
+        equal = f"{alike.ratio:.2f} ({100 * alike.accuracy:.0f}%), {alike.rounds} of {alike.of}" if alike else ""
         yield f"| {name} | {epochs} | {ratio} | {column['besides_s']:.0f} | {once} | {equal} |"
     yield (
         "\nWhat the models that are shipped took, by their cards: minutes times threads on machines that did other "

@@ -12,7 +12,7 @@ import re
 import statistics
 import time
 from collections import Counter
-from math import fsum, inf
+from math import fsum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -188,16 +188,45 @@ def measure(dataset: str, *, limit: int, epochs: int, rounds: int, device: torch
     }
 
 
-def seconds_to(column: dict[str, Any], accuracy: float) -> float | None:
-    """Median over rounds of the seconds in epochs until this held-out accuracy; None where most never reach it."""
-    times = [
-        next((fsum(made["seconds"][: i + 1]) for i, a in enumerate(made["held_out"]) if a >= accuracy), inf)
-        for made in column["rounds"]
-    ]
-    middle = statistics.median(times)
-    return None if middle == inf else middle
+class Alike(NamedTuple):
+    """Time in epochs until equal accuracy, of one recipe over another.
+
+    Attributes:
+        ratio: Median over the rounds in which both came to an accuracy worth comparing.
+        accuracy: The lowest that was compared at.
+        rounds: Such rounds.
+        of: All rounds.
+    """
+
+    ratio: float
+    accuracy: float
+    rounds: int
+    of: int
 
 
-def shared_accuracy(*columns: dict[str, Any]) -> float:
-    """The highest held-out accuracy that every training of every column came to."""
-    return min(max(made["held_out"]) for column in columns for made in column["rounds"])
+def to_equal_accuracy(column: dict[str, Any], other: dict[str, Any], least: float) -> Alike | None:
+    """Time of a recipe over that of another until the highest held-out accuracy that both came to, round by round.
+
+    Args:
+        column: Of Table II.
+        other: The one whose time is the unit.
+        least: Rounds in which one of them stayed below this accuracy are left out, and counted.
+
+    Returns:
+        None where no round is left.
+    """
+    found = []
+    for one, two in zip(column["rounds"], other["rounds"], strict=True):
+        common = min(max(one["held_out"]), max(two["held_out"]))
+        if common >= least:
+            found.append((_seconds_to(one, common) / _seconds_to(two, common), common))
+    if not found:
+        return None
+    ratios, accuracies = zip(*found, strict=True)
+    return Alike(statistics.median(ratios), min(accuracies), len(found), len(column["rounds"]))
+
+
+def _seconds_to(made: dict[str, Any], accuracy: float) -> float:
+    """Seconds in epochs until a training came to a held-out accuracy that it reached."""
+    first = next(epoch for epoch, found in enumerate(made["held_out"]) if found >= accuracy)
+    return fsum(made["seconds"][: first + 1])

@@ -552,11 +552,12 @@ def timing(*seconds: float) -> dict:
 
 
 def test_times_of_training_are_shown_beside_the_papers():
-    columns = {"fast": timing(9, 8, 12), "rcnn+": timing(18, 19, 17), "madry": timing(90)}
-    columns["madry"]["rounds"][0]["held_out"] = [0.2]
+    columns = {"fast": timing(9, 8, 12), "rcnn+": timing(18, 19, 17), "madry": timing(90, 90, 90)}
+    for made in columns["madry"]["rounds"]:
+        made["held_out"] = [0.2]
     text = "\n".join(results_page.section({"table": "2", "dataset": "mnist", "columns": columns}))
-    assert "| fast | 9 (8 to 12) | 0.50 |  | 30 |  | 0.50 (90%) |" in text
-    assert "| rcnn+ | 18 (17 to 19) | 1.00 | 1.00 | 30 | 900 | 1.00 (90%) |" in text
+    assert "| fast | 9 (8 to 12) | 0.50 |  | 30 |  | 0.50 (90%), 3 of 3 |" in text
+    assert "| rcnn+ | 18 (17 to 19) | 1.00 | 1.00 | 30 | 900 | 1.00 (90%), 3 of 3 |" in text
     assert "| madry | 90 (90 to 90) | 5.00 | 10.18 | 30 | 0 |  |" in text, "20% is no accuracy to compare at"
     assert "| rcnn+ | 10 |  | 23 | cpu" in text, "of the card: 10 epochs in 11.6 minutes on 2 threads"
     assert "| madry | 5 | 7 | 27 | cpu" in text, "of the card: 5 epochs of 7 steps in 26.9 minutes on 1 thread"
@@ -564,13 +565,15 @@ def test_times_of_training_are_shown_beside_the_papers():
 
 
 def test_equal_accuracy_is_what_both_trainings_reached():
-    slow = timing(1, 1) | {"rounds": [{"seconds": [2, 2, 2], "held_out": [0.1, 0.7, 0.6]} for _ in range(3)]}
-    swift = timing(1, 1) | {"rounds": [{"seconds": [1, 1, 1], "held_out": [0.8, 0.9, 0.9]} for _ in range(3)]}
-    common = training_time.shared_accuracy(slow, swift)
-    assert common == 0.7
-    assert training_time.seconds_to(slow, common) == 4
-    assert training_time.seconds_to(swift, common) == 1
-    assert training_time.seconds_to(slow, 0.8) is None
+    def rounds(seconds: float, *held_out: list[float]) -> dict:
+        return {"rounds": [{"seconds": [seconds] * len(found), "held_out": found} for found in held_out]}
+
+    slow = rounds(2, [0.1, 0.7, 0.6], [0.1, 0.2, 0.1], [0.1, 0.5, 0.9])
+    swift = rounds(1, [0.6, 0.7, 0.9], [0.8, 0.9, 0.9], [0.9, 0.9, 0.9])
+    # 70% after 4 s and 2 s, then not at all, then 90% after 6 s and 1 s.
+    assert training_time.to_equal_accuracy(slow, swift, 0.5) == (4.0, 0.7, 2, 3)
+    assert training_time.to_equal_accuracy(swift, slow, 0.8) == (1 / 6, 0.9, 1, 3)
+    assert training_time.to_equal_accuracy(slow, swift, 0.95) is None
 
 
 def test_stages_grow_with_what_they_look_at():
