@@ -41,14 +41,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from outcomes import kept, kept_radii, ran, worst_of
 from paper import BETA2, BOUNDS, CERTIFIED, RADII
 from training_time import measure
-from worst import kept, ran, worst_of
 
 from rbfbench.cli.options import pick_device
 from rbfbench.defenses import shipped_path
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.results.atomic import write_atomic
+from rbfbench.results.certificates import Certificate
 
 RESULTS = Path(__file__).parent / "results"
 WORK = Path("~/.cache/rbfbench/tables").expanduser()
@@ -321,7 +322,9 @@ def brief(document: dict[str, Any], folder: Path) -> dict[str, Any]:
     origin["seed"], origin["source"] = document["spec"]["seed"], document["spec"]["source"]
     if "certified" in document:
         draws = {"n0": document["spec"]["n0"], "draws": document["spec"]["n"], "alpha": document["spec"]["alpha"]}
-        return origin | draws | {name: document[name] for name in ("certified", "ceiling", "abstained")}
+        certificates = msgspec.convert(document["certificates"], list[Certificate])
+        found = {name: document[name] for name in ("certified", "ceiling", "abstained")}
+        return origin | draws | found | {"outcomes": kept_radii(certificates)}
     fields = ("accuracy", "k", "n", "ci95", "wall_s")
     rows = {row["id"]: {name: row[name] for name in fields} for row in document["attacks"]}
     fired = {check["code"]: check["detail"] for check in document["checks"] if check["fired"]}

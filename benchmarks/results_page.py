@@ -32,6 +32,7 @@ from claims import (
     judged,
     spelled,
 )
+from outcomes import with_images
 from paper import BEYOND_BOUND, BOUNDS, CERTIFIED, PAPER, RADII, STRONGEST, TRADE_OFF, TRAINING, Numbers
 from reproduce import ATTACKED, AUTOATTACK, BEYOND, COMPUTED, MODELS, NORMS, RESULTS, TRADED
 from training_time import taken_by, to_equal_accuracy
@@ -392,9 +393,11 @@ def where(column: dict[str, Any]) -> str:
 
 
 def results(folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """All result files, in the order of the page."""
+    """All result files, in the order of the page, with what was left of each image where they keep it."""
     order = list(TITLES)
     found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("table-*.json")]
+    for result in found:
+        result["columns"] = {name: with_images(column) for name, column in result["columns"].items()}
     return sorted(found, key=lambda result: (order.index(result["table"]), result["dataset"]))
 
 

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import claims
 import click
 import nearest
+import outcomes
 import paper
 import pytest
 import reproduce
@@ -23,7 +24,6 @@ import results_page
 import torch
 import train_models
 import training_time
-import worst
 from click.testing import CliRunner
 from reproduce import MODELS
 
@@ -640,17 +640,17 @@ def together(norms: tuple[str, ...], results: Path) -> dict:
 def test_runs_of_other_weights_are_not_taken_together(tmp_path):
     for model in ("cnn", "cnn-ls"):
         attacked(tmp_path / model, model, "--limit", "12", "--eps", "0.1", "--attack", "fgsm")
-    cnn, other = (worst.ran(column_of(tmp_path / model)) for model in ("cnn", "cnn-ls"))
+    cnn, other = (outcomes.ran(column_of(tmp_path / model)) for model in ("cnn", "cnn-ls"))
     with pytest.raises(ValueError, match="differ in weights"):
-        worst.worst_of([cnn, other])
+        outcomes.worst_of([cnn, other])
     attacked(tmp_path / "fewer", "cnn", "--limit", "9", "--eps", "0.1", "--attack", "pgd")
-    assert worst.worst_of([cnn, worst.ran(column_of(tmp_path / "fewer"))])["n"] == 9
+    assert outcomes.worst_of([cnn, outcomes.ran(column_of(tmp_path / "fewer"))])["n"] == 9
     attacked(tmp_path / "wider", "cnn", "--limit", "9", "--eps", "0.2", "--attack", "pgd")
     with pytest.raises(ValueError, match="or radius"):
-        worst.worst_of([cnn, worst.ran(column_of(tmp_path / "wider"))])
+        outcomes.worst_of([cnn, outcomes.ran(column_of(tmp_path / "wider"))])
     attacked(tmp_path / "mnist", "cnn", "--dataset", "mnist", "--limit", "4", "--eps", "0.1", "--attack", "fgsm")
     with pytest.raises(ValueError, match="no image in common"):
-        worst.worst_of([cnn, worst.ran(column_of(tmp_path / "mnist"))._replace(digest=cnn.digest)])
+        outcomes.worst_of([cnn, outcomes.ran(column_of(tmp_path / "mnist"))._replace(digest=cnn.digest)])
 
 
 @pytest.mark.parametrize("more", [("--worst-case",), ("--passes", "2", "--cap", "pgd=5")])
@@ -659,7 +659,7 @@ def test_a_column_keeps_what_attacks_left_of_each_image(more, tmp_path):
     rows = ("--attack", "pgd", "--set", "pgd.steps=2", "--attack", "fgsm", "--attack", "null")
     attacked(tmp_path / "run", model, "--limit", "12", "--eps", "0.15", *rows, *more)
     column = column_of(tmp_path / "run")
-    again = worst.ran(column)
+    again = outcomes.ran(column)
     assert [row.id for row in again.rows] == ["pgd/static", "fgsm/static"], "the control attacks nothing"
     assert [row.alone for row in again.rows] == [True, "--worst-case" not in more]
     of_file: dict[tuple[str, str], dict[str, float]] = {}
@@ -675,6 +675,45 @@ def test_a_column_keeps_what_attacks_left_of_each_image(more, tmp_path):
     assert sum(map(len, (row.outcomes for row in again.rows))) == (24 if model == "cnn" else 17)
 
 
+def test_accuracies_come_with_the_images_behind_them(tmp_path):
+    attacked(tmp_path / "run", "cnn", "--limit", "12", "--eps", "0.15", "--attack", "fgsm", "--attack", "null")
+    column = column_of(tmp_path / "run")
+    rows = outcomes.with_images(column)["rows"]
+    left = {s.image: s.correct for s in read_samples(tmp_path / "run") if s.attack == "fgsm/static"}
+    assert rows["fgsm/static"] == column["rows"]["fgsm/static"] | {"images": left}
+    assert 0 < sum(left.values()) == rows["fgsm/static"]["k"] < 12
+    assert rows["null"] == column["rows"]["null"], "the control attacks nothing, so that there is nothing to compare"
+    bare = {name: part for name, part in column.items() if name != "outcomes"}
+    assert outcomes.with_images(bare) == bare
+
+
+def test_certified_accuracies_come_with_the_images_behind_them(tmp_path):
+    words = [
+        "certify",
+        "--dataset",
+        "digits",
+        "--model",
+        "cnn-ls-noise",
+        "--limit",
+        "30",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    words += ["--sigma", "0.3", "--n0", "20", "--n", "100", "--radii", "0.2,0.4"]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    made = json.loads((tmp_path / "run" / "certify.json").read_text(encoding="utf-8"))
+    column = json.loads(json.dumps(reproduce.brief(made, tmp_path / "run")))
+    cells = outcomes.with_images(column)["certified"]
+    assert [cell["radius"] for cell in cells] == [0, 0.2, 0.4]
+    for cell in cells:
+        right = [c["prediction"] == c["label"] and c["radius"] >= cell["radius"] for c in made["certificates"]]
+        assert list(cell["images"].values()) == right
+        assert list(cell["images"]) == [c["image"] for c in made["certificates"]]
+        assert sum(cell["images"].values()) == cell["k"]
+    assert 0 < cells[-1]["k"] < cells[0]["k"]
+
+
 def test_candidates_that_were_not_verified_come_back_as_such():
     row = {"norm": "linf", "eps": 0.1, "through": False, "alone": True, "correct": "1? 0.5 -", "selection": "-3 2 -"}
     column = {
@@ -685,14 +724,14 @@ def test_candidates_that_were_not_verified_come_back_as_such():
         "rows": {"pgd/static": {"wall_s": 2.0}},
         "outcomes": {"passes": 10, "images": "0:a 1:b 2:c", "rows": {"pgd/static": row}},
     }
-    (found,) = worst.ran(column).rows
+    (found,) = outcomes.ran(column).rows
     assert [outcome._replace(attack="") for outcome in found.outcomes] == [
-        worst.Outcome("0:a", "", 1.0, -3.0, "unknown"),
-        worst.Outcome("1:b", "", 0.5, 2.0, "ok"),
+        outcomes.Outcome("0:a", "", 1.0, -3.0, "unknown"),
+        outcomes.Outcome("1:b", "", 0.5, 2.0, "ok"),
     ]
     verified = column | {"rows": {"fgsm/static": {"wall_s": 2.0}}}
     other = {"passes": 10, "images": "0:a 1:b", "rows": {"fgsm/static": row | {"correct": "0.2 1", "selection": "9 9"}}}
-    both = worst.worst_of([worst.ran(column), worst.ran(verified | {"outcomes": other})])
+    both = outcomes.worst_of([outcomes.ran(column), outcomes.ran(verified | {"outcomes": other})])
     assert both["images"] == {"0:a": 0.2, "1:b": 0.5}, "verified first, then what selection says"
 
 
@@ -702,8 +741,8 @@ def test_a_random_model_is_judged_where_attacks_through_its_noise_ran(tmp_path):
     attacked(tmp_path / "eot", "rcnn", "--limit", "12", "--eps", "0.1", *rows)
     attacked(tmp_path / "static", "rcnn", "--limit", "12", "--eps", "0.1", "--attack", "fgsm", "--attack", "transfer",
              "--set", "transfer.steps=3")  # fmt: skip
-    runs = [worst.ran(column_of(tmp_path / name)) for name in ("eot", "static")]
-    found = worst.worst_of(runs)
+    runs = [outcomes.ran(column_of(tmp_path / name)) for name in ("eot", "static")]
+    found = outcomes.worst_of(runs)
     assert (found["n"], found["attacks"]) == (5, 3)
     samples = [sample for name in ("eot", "static") for sample in read_samples(tmp_path / name)]
     samples = [sample for sample in samples if sample.attack != "null"]
@@ -715,7 +754,7 @@ def test_a_random_model_is_judged_where_attacks_through_its_noise_ran(tmp_path):
              for row in {s.attack for s in samples}}  # fmt: skip
     assert found["strongest"]["accuracy"] == pytest.approx(min(alone.values()))
     assert alone[found["strongest"]["row"]] == pytest.approx(min(alone.values()))
-    assert worst.worst_of(runs[1:])["n"] == 12, "no attack through the noise in that run"
+    assert outcomes.worst_of(runs[1:])["n"] == 12, "no attack through the noise in that run"
 
 
 def test_a_row_on_survivors_is_not_called_the_strongest_alone(tmp_path):
@@ -723,7 +762,7 @@ def test_a_row_on_survivors_is_not_called_the_strongest_alone(tmp_path):
     attacked(tmp_path / "survivors", "cnn", *rows, "--worst-case")
     attacked(tmp_path / "all", "cnn", "--attack", "fgsm", "--eps", "0.15", "--limit", "20")
     survivors, every = (read_run(tmp_path / name) for name in ("survivors", "all"))
-    together = worst.worst_of([worst.ran(column_of(tmp_path / name)) for name in ("survivors", "all")])
+    together = outcomes.worst_of([outcomes.ran(column_of(tmp_path / name)) for name in ("survivors", "all")])
     first, last = survivors.attacks
     assert last.attacked < first.attacked
     assert together["strongest"]["row"] == first.id == "pgd/static", "the first row met all images, as fgsm did"

@@ -1,7 +1,8 @@
-"""What is left of a model when each image meets the strongest of all attacks of its runs, from what result files keep.
+"""What result files keep of each image, and what is left when each image meets the strongest of several runs' attacks.
 
-A column of a result file keeps in `outcomes` what every attack left of every image, so that columns of several tables
-can be put together wherever the files are: `kept` writes it, `ran` reads it back, `worst_of` puts runs together.
+A column of a result file keeps what every attack left of every image, or the radius of its certificate, so that columns
+of several tables can be put together and compared image by image wherever the files are: `kept` and `kept_radii` write
+it, `ran` reads it back, `with_images` puts it beside the accuracies, and `worst_of` puts runs together.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rbfbench.results.certificates import Certificate
 from rbfbench.results.intervals import score
 from rbfbench.results.records import Sample, Verdict
 from rbfbench.results.store import read_run, read_samples
 from rbfbench.results.summary import DOUBTFUL, choose, enters_worst_case
 
 UNMET, DOUBT = "-", "?"  # of an image that the attack did not run on, and of a candidate that was not verified
+NONE = "-"  # of an image that is not certified: another class, or none
 
 
 class Outcome(NamedTuple):
@@ -91,6 +94,29 @@ def kept(folder: Path) -> dict[str, Any] | None:
 
 def _written(sample: Sample) -> str:
     return f"{sample.correct:.6g}" + (DOUBT if sample.status in DOUBTFUL else "")
+
+
+def kept_radii(certificates: Sequence[Certificate]) -> dict[str, str]:
+    """What a column keeps of certificates: the radius around each image that is certified to be of its own class."""
+    radii = [repr(each.radius) if each.prediction == each.label else NONE for each in certificates]
+    return {"images": " ".join(each.image for each in certificates), "radii": " ".join(radii)}
+
+
+def with_images(column: dict[str, Any]) -> dict[str, Any]:
+    """The column, each of its accuracies with `images`, what is left of each image, where it keeps that."""
+    found = column.get("outcomes", {})
+    if "radii" in found:
+        radii = list(zip(found["images"].split(), found["radii"].split(), strict=True))
+        cells = [
+            cell | {"images": {image: float(text != NONE and float(text) >= cell["radius"]) for image, text in radii}}
+            for cell in column["certified"]
+        ]
+        return column | {"certified": cells}
+    if "rows" in found:
+        images = {row.id: {each.image: each.correct for each in row.outcomes} for row in ran(column).rows}
+        rows = {id: row | ({"images": images[id]} if id in images else {}) for id, row in column["rows"].items()}
+        return column | {"rows": rows}
+    return column
 
 
 def ran(column: dict[str, Any]) -> Ran:
