@@ -1,6 +1,6 @@
 """The paper's tables, run again.
 
-Usage: python benchmarks/reproduce.py TABLE --dataset mnist [--scale small] [--limit 1000] [--work DIR]
+Usage: python benchmarks/reproduce.py TABLE --dataset mnist [--scale small] [--limit N] [--work DIR]
 
 TABLE is one of
 
@@ -16,12 +16,14 @@ TABLE is one of
   autoattack, -l2, -l1     AutoAttack under a norm; its suite for random models where the model is one
   union                    each image under the strongest attack of all three norms, from those files
   quick                    1, 4 and 6 by the quick suite and few draws, in minutes with --dataset digits
+  all                      every table but 2, which wants a machine for itself, and quick
 
 Each model of a table is one command of rbfbench with a folder of its own under --work, so a run that was killed goes
-on with the same command. --scale small takes fewer images and steps where a row would take hours on two processor
-cores; the commands in the result files say which. A GPU is used if there is one. Table 2 takes all models in one run,
-and --limit training images of each, in --rounds trainings of --epochs epochs. Writes
-benchmarks/results/table-TABLE-DATASET.json; benchmarks/results_page.py makes RESULTS.md of these files.
+on with the same command. --scale small takes fewer images, draws and steps where a row would take hours on two cores,
+as benchmarks/RESULTS.md did; the commands in the result files say which. A GPU is used if there is one. Full data sets
+have to be there: `rbfbench data` says where, and `rbfbench attack --dataset mnist --limit 1 --download` fetches one.
+Table 2 takes all models in one run, and --limit training images of each, in --rounds trainings of --epochs epochs.
+Writes benchmarks/results/table-TABLE-DATASET.json; benchmarks/results_page.py makes RESULTS.md of these files.
 
 --weights FOLDER takes models that benchmarks/train_models.py wrote there in place of the shipped ones, and keeps runs
 and results in it too, unless told otherwise: python benchmarks/results_page.py FOLDER/results makes their page.
@@ -30,7 +32,6 @@ and results in it too, unless told otherwise: python benchmarks/results_page.py 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import subprocess
 import sys
@@ -64,10 +65,11 @@ BY = {  # columns whose examples a surrogate makes, and its file
 NORMS = ("linf", "l2", "l1")
 ATTACKED = {"1": ("linf", "paper-linf"), "5-l1": ("l1", "paper-l1"), "5-l2": ("l2", "paper-l2")}
 BEYOND = {f"beyond-{norm}": norm for norm in NORMS}
-OF_NORM = {norm: (table, f"beyond-{norm}") for table, (norm, _) in ATTACKED.items()}
 AUTOATTACK = {"autoattack": "linf", "autoattack-l2": "l2", "autoattack-l1": "l1"}
-OF_NORM["linf"] += ("autoattack",)
-ALSO = {"l2": "autoattack-l2", "l1": "autoattack-l1"}  # counts where it has run for all models of the other tables
+OF_NORM = {
+    norm: (table, f"beyond-{norm}", next(name for name, of in AUTOATTACK.items() if of == norm))
+    for table, (norm, _) in ATTACKED.items()
+}
 COMPUTED = {"3": ("linf",), "3-l1": ("l1",), "3-l2": ("l2",), "union": NORMS}
 TRADED = {"7": ("linf", "cw"), "7-l1": ("l1", "ead"), "7-l2": ("l2", "cw-l2")}  # beside PGD and its transfer
 SURVIVORS = ("--suite", "autoattack", "--worst-case")  # as its authors run it: nothing random can be broken for sure
@@ -77,8 +79,14 @@ TRANSFER = (
     *("--set", "transfer.steps=100", "--set", "transfer.decay=0"),
 )
 
-# What --scale small changes: rows that would take hours on two cores. Models without noise meet black boxes on all
-# images; each answer of a random one takes many passes.
+# What --scale small changes: images, draws, and rows that would take hours on two cores. Models without noise meet
+# black boxes on all images; each answer of a random one takes many passes.
+LIMITS = {"mnist": 100, "cifar10": 50, "digits": 100}
+LIMITS_OF = {
+    "mnist": dict.fromkeys(OF_NORM["linf"], 200) | {"7-l2": 50, "7-l1": 50},
+    "cifar10": {"1": 100, "beyond-linf": 100, "claim-1": 100, "6": 20},
+}
+DRAWS = {"small": 2000, "full": 50_000}
 _FIRST = ("--set", "pgd.restarts=1", "--set", "cw.restarts=1")
 _GROUPS = tuple(
     word
@@ -362,45 +370,49 @@ def together(norms: Sequence[str], results: Path, dataset: str, target: Path) ->
     Raises:
         SystemExit: No model has run in all tables, or runs do not belong together.
     """
-    columns, before = {}, columns_of(target)
-    for model, found in met_by(norms, results, dataset).items():
-        bare = [table for table, column in found.items() if "outcomes" not in column]
-        if not bare:
-            columns[model] = joined(model, found)
-        elif model in before and {c["model_digest"] for c in found.values()} == {before[model]["model_digest"]}:
-            columns[model] = before[model]
-            print(f"{model} stands as it was: {', '.join(bare)} keep no outcomes", file=sys.stderr)
+    tables = [table for norm in norms for table in OF_NORM[norm]]
+    has = {table: columns_of(results / f"table-{table}-{dataset}.json") for table in tables}
+    before, columns = columns_of(target), {}
+    for model in MODELS:
+        found = met_by(model, has)
+        if missing := [table for table in tables if table not in found]:
+            why = f"table {', '.join(missing)} has not run for it"
+        elif bare := [name for name, column in found.items() if "outcomes" not in column]:
+            why = f"table {', '.join(bare)} keeps no outcomes of it"
         else:
-            print(f"{model} is left out: {', '.join(bare)} keep no outcomes; run them again", file=sys.stderr)
+            columns[model] = joined(model, found)
+            continue
+        if model in before and unchanged(before[model], found):
+            columns[model] = before[model]
+            print(f"{model} stands as it was: {why}", file=sys.stderr)
+        else:
+            print(f"{model} is left out: {why}", file=sys.stderr)
     if not columns:
         raise SystemExit("no model is in all of the tables above: run them first")
     return columns
 
 
-def met_by(norms: Sequence[str], results: Path, dataset: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """The columns that belong to each model that has run in all tables of these norms, by table."""
-    tables = [table for norm in norms for table in OF_NORM[norm]]
-    every = {*tables, *AUTOATTACK}
-    has = {table: columns_of(results / f"table-{table}-{dataset}.json") for table in every}
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for model in MODELS:
-        if missing := [table for table in tables if model not in has[table]]:
-            print(f"{model} is left out: table {', '.join(missing)} has not run for it", file=sys.stderr)
-        else:
-            found[model] = {f"table {table}": has[table][model] for table in tables}
-    for table in [ALSO[norm] for norm in norms if norm in ALSO]:
-        if missing := [model for model in found if model not in has[table]]:  # models must meet the same attacks
-            print(f"table {table} is left out: it has not run for {', '.join(missing)}", file=sys.stderr)
-            continue
-        for model, columns in found.items():
-            columns[f"table {table}"] = has[table][model]
-    for model, columns in found.items():
-        names = [f"{model} static", *(BY if model == "rcnn+" else ())]
-        of_norms = [*tables, *(table for table, norm in AUTOATTACK.items() if norm in norms)]
-        for table, name in itertools.product(dict.fromkeys(of_norms), names):
-            if name in has[table]:
-                columns[f"table {table} ({name})"] = has[table][name]
-    return found
+def met_by(model: str, has: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The columns that belong to a model, of all tables that have it."""
+    names = [model, f"{model} static", *(BY if model == "rcnn+" else ())]
+    return {
+        table if name == model else f"{table} ({name})": columns[name]
+        for name in names
+        for table, columns in has.items()
+        if name in columns
+    }
+
+
+def unchanged(column: dict[str, Any], found: dict[str, dict[str, Any]]) -> bool:
+    """Whether what a worst case was made of is what is there now: the same tables, weights and commits."""
+    of = [found[table] for table in column["tables"] if table in found]
+    alike = {each["model_digest"] for each in of} == {column["model_digest"]}
+    return len(of) == len(column["tables"]) and alike and commits(of) == column["environment"]["git"]
+
+
+def commits(columns: Sequence[dict[str, Any]]) -> str:
+    """The commits that columns were made at."""
+    return ", ".join(sorted({column["environment"]["git"] for column in columns}))
 
 
 def joined(model: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -410,14 +422,15 @@ def joined(model: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
         column = worst_of(runs)
     except ValueError as error:
         raise SystemExit(f"{model}, {', '.join(found)}: {error}") from error
-    environment = next(iter(found.values()))["environment"] | {"git": ", ".join(sorted({run.git for run in runs}))}
-    spent = fsum(row.wall_s for run in runs for row in run.rows)
-    return column | {
-        "model_digest": runs[0].digest,
-        "seed": runs[0].seed,
-        "environment": environment,
-        "wall_s": spent,
+    columns = list(found.values())
+    origin = {
+        "tables": list(found),
+        "model_digest": columns[0]["model_digest"],
+        "seed": columns[0]["seed"],
+        "environment": columns[0]["environment"] | {"git": commits(columns)},
+        "wall_s": fsum(row.wall_s for run in runs for row in run.rows),
     }
+    return column | origin
 
 
 def columns_of(file: Path) -> dict[str, Any]:
@@ -435,12 +448,12 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 def asked(argv: Sequence[str]) -> argparse.Namespace:
     """The command line, checked; `models` and `jobs` are lists, `extra` options of every command, `target` the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=["2", *COMMANDS, *COMPUTED])
+    parser.add_argument("table", choices=["2", *COMMANDS, *COMPUTED, "all"])
     parser.add_argument("--dataset", choices=list(RADII), default="mnist")
     parser.add_argument("--scale", choices=["full", "small"], default="full")
     parser.add_argument("--models", default=",".join(MODELS), help="those to run now; the others' columns stay")
-    parser.add_argument("--limit", type=int, default=1000)
-    parser.add_argument("--draws", type=int, default=50_000, help="of a certificate")
+    parser.add_argument("--limit", type=int, help="images (default 1000; with --scale small of each table its own)")
+    parser.add_argument("--draws", type=int, help="of a certificate (default 50000; with --scale small 2000)")
     parser.add_argument("--epochs", type=int, help="of each training that table 2 times (default 2)")
     parser.add_argument("--rounds", type=int, help="of these trainings, one of each recipe in turn (default 3)")
     parser.add_argument("--weights", type=Path, help="folder of models to take in place of the shipped ones")
@@ -452,8 +465,10 @@ def asked(argv: Sequence[str]) -> argparse.Namespace:
     models = given.models.split(",")
     if dataset == "digits" and table != "quick":
         parser.error("the paper has no table of the digits: only quick runs on them")
-    if table in ("2", *COMPUTED) and (extra or models != list(MODELS)):
+    if table in ("2", "all", *COMPUTED) and (extra or models != list(MODELS)):
         parser.error(f"table {table} takes all models at once: leave out --models and options after --")
+    if table == "all" and (given.limit or given.draws):
+        parser.error("all takes of each table its own images and draws: leave out --limit and --draws")
     if table != "2" and (given.epochs or given.rounds):
         parser.error("--epochs and --rounds are of table 2, which times trainings")
     if table == "2" and weights:
@@ -464,6 +479,8 @@ def asked(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--weights: there is no {dataset}-{models[0]}.safetensors in {weights}: train_models.py makes it")
     if weights and table in (*ATTACKED, *TRADED) and not weights_path(weights, dataset, "cnn"):
         parser.error(f"--weights: table {table} transfers from {dataset}-cnn.safetensors, which is not in {weights}")
+    of = LIMITS_OF.get(dataset, {}).get(table, LIMITS[dataset]) if given.scale == "small" and table != "2" else 1000
+    given.limit, given.draws = given.limit or of, given.draws or DRAWS[given.scale]
     plan = Plan(table, dataset, models, given.limit, given.draws, given.scale, weights)
     given.jobs = list(jobs(plan)) if table in COMMANDS else []
     if table in COMMANDS and not given.jobs:
@@ -480,6 +497,12 @@ def main() -> None:
     given = asked(sys.argv[1:])
     table, dataset, weights, target = given.table, given.dataset, given.weights, given.target
     results: dict[str, Any] = {"table": table, "dataset": dataset, "columns": {}}
+    if table == "all":
+        for each in (name for name in (*COMMANDS, *COMPUTED) if name != "quick"):
+            words = [each if word == "all" else word for word in sys.argv[1:]]
+            if code := subprocess.run([sys.executable, __file__, *words], check=False).returncode:  # noqa: S603
+                raise SystemExit(code)
+        return
     if table == "2":
         write(target, {**results, "columns": timed(dataset, given.limit, given.epochs or 2, given.rounds or 3)})
         return
