@@ -55,13 +55,12 @@ class Row(NamedTuple):
 
 
 class Ran(NamedTuple):
-    """A finished run: weights, seed, passes of a decision, whether the model is random, commit, and attacks."""
+    """A finished run: weights, seed, passes of a decision, whether the model is random, and attacks."""
 
     digest: str
     seed: int
     passes: int
     random: bool
-    git: str
     rows: list[Row]
 
 
@@ -135,8 +134,7 @@ def ran(column: dict[str, Any]) -> Ran:
         )
         for id, row in found["rows"].items()
     ]
-    random, git = column["null_attack"] is not None, str(column["environment"]["git"])
-    return Ran(column["model_digest"], column["seed"], found["passes"], random, git, rows)
+    return Ran(column["model_digest"], column["seed"], found["passes"], column["null_attack"] is not None, rows)
 
 
 def _outcomes(attack: str, images: Sequence[str], row: dict[str, Any]) -> Iterator[Outcome]:

@@ -365,7 +365,7 @@ def timed(dataset: str, limit: int, epochs: int, rounds: int) -> dict[str, dict[
 def together(norms: Sequence[str], results: Path, dataset: str, target: Path) -> dict[str, dict[str, Any]]:
     """Of each model: accuracy when every image meets the strongest of all attacks that ran, over tables and norms.
 
-    A model whose tables have all run, but not all with their outcomes, keeps the column that `target` has of it.
+    A model that cannot be put together keeps the column that `target` has of it, if the runs behind it are unchanged.
 
     Raises:
         SystemExit: No model has run in all tables, or runs do not belong together.
