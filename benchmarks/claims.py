@@ -324,7 +324,7 @@ def layer_matters(dataset: str, tables: Tables) -> tuple[str, str]:
         if ours in tables.get(table, {}) and "cnn-ls-noise" in tables.get(SUITES[norm], {})
     }
     pieces = [
-        "; ".join(f"under {norm} {one_against_other(*pair)}" for norm, pair in pairs.items())
+        "; ".join(f"under {norm} {one_against_other(*pair)}" for norm, pair in pairs.items()) or "not run"
         for pairs in (quiet, norms)
     ]
     return (

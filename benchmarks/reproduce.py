@@ -445,6 +445,20 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
     return words[:at], words[at + 1 :]
 
 
+def take_amounts(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Images, and draws of a certificate: those asked for, or the table's own."""
+    small = given.scale == "small"
+    if given.table == "all" and (given.limit, given.draws) != (None, None):
+        parser.error("all takes of each table its own images and draws: leave out --limit and --draws")
+    if given.limit is None:
+        of_table = LIMITS_OF.get(given.dataset, {}).get(given.table, LIMITS[given.dataset])
+        given.limit = of_table if small and given.table != "2" else 1000
+    if given.draws is None:
+        given.draws = DRAWS[given.scale]
+    if min(given.limit, given.draws) < 1:
+        parser.error("--limit and --draws must be at least 1: there is nothing to measure otherwise")
+
+
 def asked(argv: Sequence[str]) -> argparse.Namespace:
     """The command line, checked; `models` and `jobs` are lists, `extra` options of every command, `target` the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -467,8 +481,6 @@ def asked(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("the paper has no table of the digits: only quick runs on them")
     if table in ("2", "all", *COMPUTED) and (extra or models != list(MODELS)):
         parser.error(f"table {table} takes all models at once: leave out --models and options after --")
-    if table == "all" and (given.limit or given.draws):
-        parser.error("all takes of each table its own images and draws: leave out --limit and --draws")
     if table != "2" and (given.epochs or given.rounds):
         parser.error("--epochs and --rounds are of table 2, which times trainings")
     if table == "2" and weights:
@@ -479,8 +491,7 @@ def asked(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--weights: there is no {dataset}-{models[0]}.safetensors in {weights}: train_models.py makes it")
     if weights and table in (*ATTACKED, *TRADED) and not weights_path(weights, dataset, "cnn"):
         parser.error(f"--weights: table {table} transfers from {dataset}-cnn.safetensors, which is not in {weights}")
-    of = LIMITS_OF.get(dataset, {}).get(table, LIMITS[dataset]) if given.scale == "small" and table != "2" else 1000
-    given.limit, given.draws = given.limit or of, given.draws or DRAWS[given.scale]
+    take_amounts(parser, given)
     plan = Plan(table, dataset, models, given.limit, given.draws, given.scale, weights)
     given.jobs = list(jobs(plan)) if table in COMMANDS else []
     if table in COMMANDS and not given.jobs:

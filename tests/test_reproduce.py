@@ -1107,8 +1107,15 @@ def test_all_runs_every_table_but_that_of_times_and_stops_at_the_first_that_fail
     assert ran == names
     assert {"1", "beyond-l1", "autoattack", "7-l2", "union"} < set(ran)
     assert ran.index("3") > ran.index("autoattack"), "of what those left"
-    with pytest.raises(SystemExit):
-        reproduce.asked(["all", "--limit", "5"])
+
+
+@pytest.mark.parametrize("words", [["all", "--limit", "5"], ["all", "--limit", "0"], ["1", "--limit", "0"],
+                                   ["6", "--draws", "-1"]])  # fmt: skip
+def test_amounts_that_cannot_be_are_refused(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        reproduce.asked(words)
+    assert stopped.value.code == 2
+    assert "--limit and --draws" in capsys.readouterr().err
 
 
 def test_columns_of_other_images_are_not_put_beside_each_other(tmp_path):
