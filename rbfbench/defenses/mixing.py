@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -115,9 +116,11 @@ def _passes(patches: Tensor, k: int) -> Iterator[slice]:
         yield slice(start, min(start + size, len(patches)))
 
 
-def _exact_convolutions() -> Any:  # noqa: ANN401  (a context manager that torch does not type)
-    """Convolutions on CUDA in full float32, not in TF32, whose error is a hundred times what is allowed here."""
-    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Convolutions on CUDA in full float32, the same each time; TF32, torch's default, keeps three digits of them."""
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield
 
 
 def _put_together(weights: Tensor, rows: int, samples: Tensor, here: slice, sums: Tensor) -> None:
@@ -129,7 +132,7 @@ def _put_together(weights: Tensor, rows: int, samples: Tensor, here: slice, sums
         return
     # As a transposed convolution the many draws of an image never exist as patches, which would not fit the cache.
     maps = weights.view(images, rows, -1, k).permute(0, 3, 1, 2)
-    with _exact_convolutions():
+    with exact_convolutions():
         for i in range(here.start, here.stop):
             sums[i] = F.conv_transpose2d(maps[i - here.start, None], samples[i])[0]
 
@@ -139,7 +142,7 @@ def _taken_apart(upstream: Tensor, samples: Tensor, here: slice) -> Tensor:
     if len(samples) == 1:
         parts = F.unfold(upstream[here], tuple(samples.shape[3:])).transpose(1, 2)
         return parts.flatten(0, 1) @ samples[0].flatten(1).T
-    with _exact_convolutions():
+    with exact_convolutions():
         maps = [F.conv2d(upstream[i, None], samples[i]) for i in range(here.start, here.stop)]
     return torch.cat(maps).permute(0, 2, 3, 1).flatten(0, 2).contiguous()
 

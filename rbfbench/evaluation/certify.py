@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
+from rbfbench.defenses.mixing import exact_convolutions
 from rbfbench.errors import ModelError, RbfbenchError, UsageError, raised
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.evaluation.memory import choose_batch_size
@@ -77,6 +78,7 @@ class CertifySpec:
             object.__setattr__(self, "radii", asked)
 
 
+@exact_convolutions()
 def certify(
     target: Target,
     images: Images,

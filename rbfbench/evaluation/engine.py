@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +20,10 @@ import torch
 from torch import Tensor
 
 from rbfbench.attacks import AVERAGING, NOISY_VIEWS, Row
-from rbfbench.attacks.losses import margin
 from rbfbench.attacks.oracle import Objective, Oracle
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
+from rbfbench.defenses.mixing import exact_convolutions
 from rbfbench.errors import ModelError, RbfbenchError
 from rbfbench.evaluation.checks import run_checks
 from rbfbench.evaluation.environment import describe_environment
@@ -33,7 +34,7 @@ from rbfbench.evaluation.nearest import candidates_within, verified_distance
 from rbfbench.evaluation.samples import Unattacked, better, nested, spared
 from rbfbench.evaluation.spec import RunSpec
 from rbfbench.evaluation.target import Target, View
-from rbfbench.evaluation.verify import Verdict, float64, verify
+from rbfbench.evaluation.verify import Verdict, float64, leaning, verify
 from rbfbench.evaluation.work import (
     BACKWARD,
     Meter,
@@ -53,7 +54,7 @@ from rbfbench.results.store import RunFolder, cell_key
 from rbfbench.results.summary import enters_worst_case, summarise, worst_case
 
 T = TypeVar("T")
-SURE = 1.0  # margin beyond which an image of a random model counts as broken for good, on draws that score nothing
+SURE = math.tanh(1.0)  # leaning beyond which an image of a random model counts as broken for good: a margin of 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Outcome:
     lost: ModelError | None = None
 
 
+@exact_convolutions()
 def evaluate(
     target: Target,
     images: Images,
@@ -238,7 +240,7 @@ class _Job:
         return cell_key(
             self.spec.deciding()
             | {
-                "schema": 2,
+                "schema": 3,
                 "rbfbench": version("rbfbench"),
                 "model": self.model_digest,
                 "data": self.images.digest,
@@ -372,15 +374,15 @@ class _Job:
     def null_control(self, copies: int) -> Score:
         """The worst case over so many copies of the unattacked images: the same choice, scored on fresh decisions."""
         correct = np.zeros(len(self.images))
-        each = self.target.draws * (copies + self.passes)
+        each = self.target.draws * self.passes * (copies + 1)
         self.meter.begin("null control", len(correct) * each)
         for where in self.batches(np.arange(len(self.images)), 1):
 
             def judge(where: np.ndarray) -> list[np.ndarray]:
                 x, y = self.load(where)
                 keys = self.keys[where].fold("null")
-                chance = [margin(self.target.decide(x, keys.fold("copy", i))[0], y) for i in range(copies)]
-                chosen = torch.stack(chance).argmax(0).cpu().numpy()
+                copied = (self.target.decide(x, keys.fold("copy", i), self.passes) for i in range(copies))
+                chosen = torch.stack([leaning(decisions, y) for decisions in copied]).argmin(0).cpu().numpy()
                 fresh = self.target.decide(x, keys.fold("score").draw(chosen), self.passes).argmax(2)
                 self.meter.tick(len(where) * each)
                 return [float64(fresh == y).mean(0).cpu().numpy()]

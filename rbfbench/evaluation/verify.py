@@ -25,7 +25,7 @@ class Verdict:
         wrong_any: (N,) bool: wrong in at least one of them.
         correct_8bit: (N,) the same on the 1/255 grid: `correct`, unless rounding changes the answer on the
             first draws; then that answer.
-        selection: (N,) margin of the true class on the selection draws; lower is a stronger candidate.
+        selection: (N,) `leaning` of as many more decisions, which score nothing; lower is a stronger candidate.
         lengths: Norm name to (N,) float64 ||x_adv - x||.
     """
 
@@ -53,6 +53,17 @@ def within_budget(x: Tensor, x_adv: Tensor, norm: str, eps: float) -> tuple[Tens
     return finite & box & (lengths[norm] <= eps * (1 + 1e-5) + 1e-6).to(x.device), lengths
 
 
+def leaning(decisions: Tensor, y: Tensor) -> Tensor:
+    """How far decisions (k, N, n_classes) lean to the classes y, (N,) float64 in [-1,1].
+
+    The mean of tanh(margin of y): the share of decisions that are right minus those that are wrong, where margins are
+    wide. Where all agree, the wider margin still tells; the mean of margins alone would prefer one that is very wrong
+    at times to one that is wrong always.
+    """
+    margins = torch.stack([margin(logits, y) for logits in decisions])
+    return -float64(margins).tanh().mean(0)
+
+
 def eight_bit(x: Tensor, x_adv: Tensor) -> Tensor:
     """Candidates on the 1/255 grid, rounded towards x, but never beyond it, so that they stay in the ball."""
     levels = x_adv * 255
@@ -76,17 +87,16 @@ def verify(
         norm: Norm of the budget.
         eps: The budget.
         keys: (N,) keys of this row's verdict.
-        passes: Fresh decisions a stochastic model is scored on.
+        passes: Fresh decisions a stochastic model is scored on; as many others choose among candidates.
     """
     valid, lengths = within_budget(x, x_adv, norm, eps)
     # Candidates that are not images are not shown to the model.
     shown = torch.where(valid[:, None, None, None], x_adv, x)
     if target.stochastic:
-        *rest, selection = target.decide(shown, keys, passes + 1)
-        fresh = torch.stack(rest)
+        decisions = target.decide(shown, keys, 2 * passes)
+        fresh, selecting = decisions[:passes], decisions[passes:]
     else:
-        fresh = target.decide(shown, keys)
-        selection = fresh[0]
+        fresh = selecting = target.decide(shown, keys)
     rounded = eight_bit(x, shown)
     on_grid = target.decide(rounded, keys)[0].argmax(1) == y  # on the draws of the first fresh decision
     rounded_valid, _ = within_budget(x, rounded, norm, eps)
@@ -95,11 +105,11 @@ def verify(
     correct_8bit = torch.where((on_grid == right[0]).to(correct.device), correct, float64(on_grid))
     return Verdict(
         valid=valid,
-        answered=torch.isfinite(fresh).all(2).all(0) & torch.isfinite(selection).all(1),
+        answered=torch.isfinite(fresh).all(2).all(0) & torch.isfinite(selecting).all(2).all(0),
         prediction=fresh[0].argmax(1),
         correct=correct,
         wrong_any=~right.all(0),
         correct_8bit=torch.where(rounded_valid.to(correct.device), correct_8bit, 1.0),
-        selection=-margin(selection, y),
+        selection=leaning(selecting, y),
         lengths=lengths,
     )

@@ -35,7 +35,7 @@ def draws_of(target: Target, row: Row) -> int:
 
 def verdict_work(target: Target, passes: int) -> float:
     """Passes that the verdict on one candidate costs."""
-    return target.draws * ((passes + 2) if target.stochastic else 2)
+    return target.draws * ((2 * passes + 1) if target.stochastic else 2)
 
 
 def row_passes(target: Target, row: Row) -> tuple[int, int]:
@@ -58,7 +58,8 @@ def images_of_row(row: Row, n: int) -> int:
 
 def null_work(target: Target, rows: list[Row], passes: int) -> float:
     """Work that one image costs in the null control."""
-    return target.draws * (passes + max(1, sum(attack_info(row.attack).kind != "control" for row in rows)))
+    copies = max(1, sum(attack_info(row.attack).kind != "control" for row in rows))
+    return target.draws * passes * (copies + 1)
 
 
 def work_ahead(target: Target, rows: list[Row], n: int, passes: int) -> dict[str, float]:

@@ -147,7 +147,7 @@ class Sample(Record, frozen=True, kw_only=True):
             clean_correct for "invalid" and "unknown", which are not verified adversarial examples.
         correct_8bit: The same for the candidate on the 1/255 grid.
         wrong_any: Wrong in at least one of those decisions.
-        selection: Margin of the log mean probability on the selection draws; lower is a stronger candidate.
+        selection: How far decisions that score nothing lean to the true class, in [-1,1]; lower is stronger.
         status: "clean-error" was never attacked; "spared" was broken by an earlier row, and carries its numbers.
         linf: Size of the perturbation, likewise l2 and l1; None where the candidate was not finite.
         forwards: Forward passes spent on this image, likewise backwards.

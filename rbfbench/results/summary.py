@@ -30,7 +30,7 @@ class Candidate(Protocol):
 
     @property
     def selection(self) -> float:
-        """Margin on the selection draws; lower is stronger."""
+        """How far the selection draws lean to the true class; lower is stronger."""
 
     @property
     def status(self) -> Verdict:

@@ -92,14 +92,14 @@ def test_accuracy_never_rises_with_the_budget_and_what_is_broken_is_not_attacked
 def test_a_random_model_is_attacked_anew_at_each_radius_and_keeps_the_better_candidate(here, tmp_path):
     """By the selection draws; the score of the one that is taken is the score that it had."""
     asked = (*SMALL, "--model", "rcnn")
-    done = here("sweep", "--over", "eps", "--values", "0.05,0.2", *asked, "--out", "kept", "--json", "-")
+    done = here("sweep", "--over", "eps", "--values", "0.05,0.07", *asked, "--out", "kept", "--json", "-")
     assert done.exit_code == 0, done.output
-    assert here("attack", *asked, "--eps", "0.2", "--out", "alone").exit_code == 0
+    assert here("attack", *asked, "--eps", "0.07", "--out", "alone").exit_code == 0
 
     def of(folder: str) -> dict[tuple[str, str], Sample]:
         return {(s.attack, s.image): s for s in read_samples(tmp_path / folder)}
 
-    small, large, alone = of("kept/eps=0.05"), of("kept/eps=0.2"), of("alone")
+    small, large, alone = of("kept/eps=0.05"), of("kept/eps=0.07"), of("alone")
     taken = [key for key in alone if small[key].selection < alone[key].selection]
     assert 0 < len(taken) < len(alone)
     for key, sample in large.items():
@@ -107,7 +107,7 @@ def test_a_random_model_is_attacked_anew_at_each_radius_and_keeps_the_better_can
         assert (sample.selection, sample.correct, sample.linf) == (source.selection, source.correct, source.linf)
         assert (sample.status, sample.forwards) == ("ok", alone[key].forwards)
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("cells/*")}
-    assert here("sweep", "--over", "eps", "--values", "0.05,0.2", *asked, "--out", "kept").exit_code == 0
+    assert here("sweep", "--over", "eps", "--values", "0.05,0.07", *asked, "--out", "kept").exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("cells/*")} == cells
 
 

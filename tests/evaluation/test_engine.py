@@ -17,6 +17,7 @@ from rbfbench.defenses.rbf import PRESETS, RBFReconstruction
 from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.errors import DataError, LoadError, ModelError, UsageError
 from rbfbench.evaluation.api import attack
+from rbfbench.evaluation.certify import CertifySpec, certify
 from rbfbench.evaluation.engine import evaluate
 from rbfbench.evaluation.spec import RunSpec
 from rbfbench.evaluation.target import Target, inspect
@@ -149,6 +150,33 @@ def test_stochastic_rows_are_scored_on_fresh_decisions_with_a_null_control():
     assert outcome.run.model["stochastic"] is True
     assert outcome.run.attacks[0].decisions == 4
     assert outcome.run.null_attack is not None
+
+
+def test_the_null_control_chooses_among_copies_as_the_worst_case_among_candidates():
+    """Copies of a clean image differ by luck alone: chosen on other draws than they are scored on, they stay clean."""
+    data = images(400)
+    outcome = run(NoisyBrightness(), [row("null", "none"), row("noise", "none")], data, passes=10, eps=0.01)
+    clean, null = outcome.run.clean, outcome.run.null_attack
+    # Two binomial means of 400 x 10 decisions with p near 3/4: four standard errors of their difference.
+    assert abs(null.accuracy - clean.accuracy) < 4 * (2 * 0.25 * 0.75 / 4000) ** 0.5
+
+
+def test_convolutions_are_exact_while_a_model_is_judged_and_as_before_afterwards():
+    seen = []
+
+    class Watching(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic))
+            return super().forward(x)
+
+    data, model = images(4), Watching()
+    target = inspect(model, "toy", data, CPU)
+    before = (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic)
+    seen.clear()
+    evaluate(target, data, spec([row("fgsm")], data))
+    certify(target, data, CertifySpec(model="toy", dataset="toy", sigma=0.25, n0=2, n=5))
+    assert set(seen) == {(False, True)}
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
 
 
 def test_counts_are_those_of_the_attack_alone():

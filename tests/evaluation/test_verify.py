@@ -13,7 +13,7 @@ from torch import Tensor
 from rbfbench.attacks.norms import NORMS
 from rbfbench.attacks.rng import Keys
 from rbfbench.evaluation.target import Target
-from rbfbench.evaluation.verify import eight_bit, verify, within_budget
+from rbfbench.evaluation.verify import eight_bit, leaning, verify, within_budget
 
 EPS = {"linf": 0.1, "l2": 0.5, "l1": 2.0}
 
@@ -72,6 +72,40 @@ def test_an_unchanged_image_of_the_right_class_is_no_success(dark):
     verdict = judge(by_brightness, x, x.clone(), y)
     assert (verdict.correct == 1).all()
     assert (verdict.selection > 0).all()
+
+
+def test_leaning_is_the_mean_of_tanh_of_the_margin():
+    logits = torch.tensor([[[2.0, 0.5]], [[-1.0, 0.0]], [[0.0, 40.0]]])  # three decisions on one image
+    expected = (math.tanh(1.5) + math.tanh(-1.0) - 1) / 3
+    assert leaning(logits, torch.tensor([0])).tolist() == pytest.approx([expected], abs=1e-12)
+    assert leaning(logits, torch.tensor([1])).tolist() == pytest.approx([-expected], abs=1e-12)
+
+
+def test_what_is_always_wrong_leans_farther_than_what_is_very_wrong_at_times():
+    always, at_times = torch.full((10, 1), -0.6), torch.tensor([[1.0]] * 4 + [[-9.0]] * 6)
+    y = torch.tensor([0])
+    sure, luck = (leaning(torch.stack([m, torch.zeros_like(m)], dim=2), y).item() for m in (always, at_times))
+    assert -1 < sure < luck < 0
+
+
+def test_a_random_model_is_scored_and_chosen_on_decisions_of_their_own():
+    """The first `passes` decisions score, the others choose."""
+    asked = []
+
+    class Counting(Target):
+        def decide(self, x: Tensor, keys: Keys, decisions: int = 1) -> Tensor:
+            asked.append(decisions)
+            right = torch.tensor([5.0, 0.0]).expand(decisions, len(x), 2)
+            return torch.cat([right[: decisions // 2], right.flip(2)[decisions // 2 :]]) if decisions > 1 else right
+
+    x = torch.full((3, 1, 2, 2), 0.4)
+    target = Counting(by_brightness, "toy", torch.device("cpu"), n_classes=2, stochastic=True)
+    y, keys = torch.zeros(3, dtype=torch.long), Keys.of(["a", "b", "c"], 0)
+    verdict = verify(target, x, x, y, norm="linf", eps=0.1, keys=keys, passes=5)
+    assert asked[0] == 10
+    assert (verdict.correct == 1).all()
+    assert not verdict.wrong_any.any()
+    assert verdict.selection.tolist() == pytest.approx([-math.tanh(5.0)] * 3)
 
 
 def test_nan_logits_are_told_from_answers(dark):
