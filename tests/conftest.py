@@ -6,12 +6,18 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two workers and their subprocesses share the cores
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
+from rbfbench.defenses.mixing import exact_convolutions
+
 
 @pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> torch.device:
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Each device that is there; convolutions are exact and repeat themselves, as while a model is judged."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return torch.device(request.param)
+    with exact_convolutions():
+        yield torch.device(request.param)
