@@ -19,8 +19,8 @@ TABLE is one of
   all                      every table but 2, which wants a machine for itself, and quick
 
 Each model of a table is one command of rbfbench with a folder of its own under --work, so a run that was killed goes
-on with the same command. --scale small takes fewer images, draws and steps where a row would take hours on two cores,
-as benchmarks/RESULTS.md did; the commands in the result files say which. A GPU is used if there is one. Full data sets
+on with the same command. --scale small takes fewer images, draws and steps where a row would take hours on two cores;
+the commands in the result files say what benchmarks/RESULTS.md took. A GPU is used if there is one. Full data sets
 have to be there: `rbfbench data` says where, and `rbfbench attack --dataset mnist --limit 1 --download` fetches one.
 Table 2 takes all models in one run, and --limit training images of each, in --rounds trainings of --epochs epochs.
 Writes benchmarks/results/table-TABLE-DATASET.json; benchmarks/results_page.py makes RESULTS.md of these files.
@@ -37,6 +37,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +75,7 @@ COMPUTED = {"3": ("linf",), "3-l1": ("l1",), "3-l2": ("l2",), "union": NORMS}
 TRADED = {"7": ("linf", "cw"), "7-l1": ("l1", "ead"), "7-l2": ("l2", "cw-l2")}  # beside PGD and its transfer
 SURVIVORS = ("--suite", "autoattack", "--worst-case")  # as its authors run it: nothing random can be broken for sure
 UNSEEN = ("--gradient", "static", "--attack", "apgd-ce", "--attack", "apgd-t", "--attack", "fab-t")
+UNSEEN_SMALL = ("--cap", "apgd-t/static=200", "--cap", "fab-t/static=200")
 TRANSFER = (
     *("--attack", "transfer", "--set", "transfer.loss=ce"),
     *("--set", "transfer.steps=100", "--set", "transfer.decay=0"),
@@ -259,9 +261,9 @@ def autoattacked(plan: Plan) -> Iterator[Job]:
     for model in plan.models:
         suite = ("--suite", "autoattack-rand") if model in RANDOM else SURVIVORS
         yield Job(model, plan.attack(model, AUTOATTACK[plan.table], "--passes", "10", *suite))
-    plain = plan._replace(scale="full")
+    plain, few = plan._replace(scale="full"), UNSEEN_SMALL if plan.scale == "small" else ()
     for model in [model for model in plan.models if model in RANDOM]:  # whose suite leaves these out
-        yield Job(f"{model} static", plain.attack(model, AUTOATTACK[plan.table], "--passes", "10", *UNSEEN))
+        yield Job(f"{model} static", plain.attack(model, AUTOATTACK[plan.table], "--passes", "10", *UNSEEN, *few))
 
 
 def quick(plan: Plan) -> Iterator[Job]:
@@ -521,9 +523,15 @@ def main() -> None:
 
 
 def merged(columns: dict[str, Any], made: dict[str, Any], target: Path) -> dict[str, Any]:
-    """Columns with new ones; SystemExit where the others are of other images, since a table compares its columns."""
+    """Columns with new ones; SystemExit where one is not of the first images of the others: a table compares them."""
     both = columns | made
-    if len({column["data_digest"] for column in both.values() if "data_digest" in column}) > 1:
+    seen: dict[str, str | None] = {}
+    for column in both.values():
+        if "data_digest" in column:
+            images = column.get("outcomes", {}).get("images")
+            seen[column["data_digest"]] = images or seen.get(column["data_digest"])
+    ordered = sorted(seen.values(), key=lambda images: len(images or ""))
+    if not all(less and more and more.startswith(f"{less} ") for less, more in pairwise(ordered)):
         raise SystemExit(f"{target} holds columns of other images: give the same --limit, or run all models anew")
     return both
 

@@ -1071,7 +1071,7 @@ def test_a_command_that_fails_ends_the_table_with_its_exit_code(tmp_path, capfd)
     assert "no-such-model" in capfd.readouterr().err
 
 
-def test_the_small_scale_takes_what_the_page_took():
+def test_the_small_scale_takes_no_more_than_the_page_took():
     """Of every table with the small scale: images of its columns, and draws of its certificates."""
     for file in sorted((BENCHMARKS / "results").glob("table-*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -1081,9 +1081,9 @@ def test_the_small_scale_takes_what_the_page_took():
         given = reproduce.asked([table, "--dataset", dataset, "--scale", "small"])
         for name, column in found["columns"].items():
             n = column.get("n") or (column.get("clean") or column["certified"][0])["n"]
-            assert n == given.limit, (file.name, name)
+            assert n >= given.limit, (file.name, name)
             if "draws" in column and table == "6":
-                assert column["draws"] == given.draws, (file.name, name)
+                assert column["draws"] >= given.draws, (file.name, name)
     full = reproduce.asked(["6"])
     assert (full.limit, full.draws) == (1000, 50_000)
 
@@ -1124,6 +1124,18 @@ def test_columns_of_other_images_are_not_put_beside_each_other(tmp_path):
     with pytest.raises(SystemExit, match="other images"):
         reproduce.merged(columns, {"rcnn": {"data_digest": "b"}}, tmp_path)
     assert reproduce.merged({"rcnn": {}}, {"rcnn+": {}}, tmp_path) == {"rcnn": {}, "rcnn+": {}}
+
+
+def test_columns_of_a_table_are_of_the_same_images_or_of_the_first_of_them(tmp_path):
+    def column(digest, images=None):
+        return {"data_digest": digest} | ({"outcomes": {"images": images}} if images else {})
+
+    more, fewer, others = column("a", "0:x 1:y 2:z"), column("b", "0:x 1:y"), column("c", "0:x 1:yy")
+    assert reproduce.merged({"cnn": more, "cnn-ls": column("a")}, {"fast": fewer}, tmp_path)["fast"] == fewer
+    assert reproduce.merged({"cnn": fewer}, {"fast": more}, tmp_path)["fast"] == more
+    for stranger in (others, column("d"), column("d", "1:y")):
+        with pytest.raises(SystemExit, match="other images"):
+            reproduce.merged({"cnn": more, "fast": fewer}, {"rcnn": stranger}, tmp_path)
 
 
 def test_models_that_run_at_once_keep_each_others_columns(tmp_path, monkeypatch):
