@@ -81,8 +81,9 @@ OF_SHIPPED = """\
 - Each model is one set of weights, trained once and for fewer epochs than in the paper (its card says how); on CIFAR-10
   a smaller net stands behind the defence than the paper's. `madry` took 7 steps a batch on MNIST and 3 on CIFAR-10,
   where its authors take 40 and 7. A difference to the paper can come from that.
-- PGD, CW, SPSA and DAA ran with fewer starts, steps and pairs than in the suites (the commands say which), and SPSA and
-  DAA on few images: what they leave is a loose bound and no sign of robustness. Table IV and the columns of known noise
+- SPSA and DAA, and in columns of fewer images PGD and CW, ran with fewer starts, steps and pairs than in the suites
+  (the commands say which), and SPSA and DAA on few images: what they leave is a loose bound and no sign of robustness.
+  In columns made on a GPU, several runs shared it: their times say little. Table IV and the columns of known noise
   leave out AutoAttack; madry beyond its bound met PGD on a margin where the paper's met PGD.
 - The images are the first of the test files. On CIFAR-10 those are easier than the rest: the column "whole test set"
   says what is right of all of it. Intervals do not cover this.
@@ -95,8 +96,8 @@ GUIDE = """\
 - `cnn` is the classifier without defence, `cnn-ls` with smoothed labels; `fast`, `trades` and `madry` are adversarial
   training under linf (one step, the loss of TRADES, PGD), `madry-l2` and `madry-l1` under those norms. beta2 scales the
   noise of the reconstruction, 1.75 as in the paper; a decision is the mean over m = 10 passes, as in its authors' code.
-- The columns of one table share images, and on one data set the classifier. "n" beside a cell says where a row took
-  fewer images than its column: random models answer slowly.
+- The columns of one table are of the same images, or of the first of them, and on one data set of one classifier. "n"
+  beside a cell says where a row took fewer images than its column: random models answer slowly.
 - `/static` follows gradients with the noise switched off. `/bpda-eot` is the paper's adaptive attack: it looks through
   drawn noise, and back as if there were none. `/eot` follows the exact gradient through drawn noise. `transfer`
   carries over what was made on `cnn`. Every candidate is scored with fresh noise, 10 decisions of 10 passes each (3 in
@@ -105,10 +106,10 @@ GUIDE = """\
   the column "static" where there is one.
 - In a **worst case** each image meets the strongest attack of its table, examples made on other models included; in
   Table III and the union, of all tables. On a random model it is over the images that every attack through the noise
-  has met, and each image's strongest candidate is chosen on some draws and scored on others, so that luck does not
-  pass for strength: it may end a little above its strongest row. "Of tables" says whose attacks are in it.
-  DAA, SPSA, Square and the attacks that look for the
-  nearest example count for the images they ran on.
+  has met, and each image's strongest candidate is chosen by some decisions and scored by others, so that luck does not
+  pass for strength: it may end a little above its strongest row (ten decisions choose in columns of 1,000 images, one
+  in the others). "Of tables" says whose attacks are in it. DAA, SPSA, Square and the attacks that look for the nearest
+  example count for the images they ran on.
 - **null control**: unattacked images, chosen among copies and scored by the same rule; it must stand at clean.
 - **fired** checks: `black-box-stronger`, attacks without gradients broke more than those with, on the same images;
   `noise-not-attacked`, no attack looked through the noise; `lost-in-8-bit`, rounding to 256 levels undoes some attacks;
