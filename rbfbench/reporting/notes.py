@@ -150,7 +150,17 @@ def _worst_case(run: Run) -> str:
         "Each image meets its strongest attack, picked on one set of random draws and scored on "
         f"{plural(decisions, 'fresh decision')}, so that luck does not pass for strength; k can be a fraction."
         + strongest
+        + _above(run)
     )
+
+
+def _above(run: Run) -> str:
+    """What to make of a worst case above a row that met the same images: both bound what is robust."""
+    worst = run.worst_case
+    rows = [row.accuracy for row in run.attacks if worst and row.id == worst.strongest and row.n == worst.n]
+    if not (worst and rows and worst.accuracy > rows[0]):
+        return ""
+    return " It stands above that row, since the choice errs on some images: the row is the closer bound."
 
 
 def _curves(run: Run) -> Iterator[tuple[str, str]]:
