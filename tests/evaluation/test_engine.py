@@ -18,7 +18,7 @@ from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.errors import DataError, LoadError, ModelError, UsageError
 from rbfbench.evaluation.api import attack
 from rbfbench.evaluation.certify import CertifySpec, certify
-from rbfbench.evaluation.engine import evaluate
+from rbfbench.evaluation.engine import Outcome, evaluate
 from rbfbench.evaluation.spec import RunSpec
 from rbfbench.evaluation.target import Target, inspect
 from rbfbench.results.store import RunFolder, read_run, read_samples
@@ -131,10 +131,8 @@ def noisy_rbfcnn() -> RBFCNN:
     return RBFCNN(front, Brightness())
 
 
-def test_results_do_not_depend_on_the_batch_size():
-    rows = [row("pgd", steps=4), row("pgd", "eot", draws=3, steps=3)]
-    outcomes = [run(noisy_rbfcnn(), rows, batch_size=size) for size in (5, 64)]
-    first, second = ({(s.attack, s.image): s for s in outcome.samples} for outcome in outcomes)
+def agree(one: Outcome, another: Outcome) -> None:
+    first, second = ({(s.attack, s.image): s for s in outcome.samples} for outcome in (one, another))
     assert first.keys() == second.keys()
     for key, sample in first.items():
         other = second[key]
@@ -143,6 +141,19 @@ def test_results_do_not_depend_on_the_batch_size():
         if abs(sample.selection) > 1e-2:
             assert sample.correct == other.correct
         assert (sample.forwards, sample.backwards) == (other.forwards, other.backwards)
+
+
+def test_results_do_not_depend_on_the_batch_size():
+    rows = [row("pgd", steps=4), row("pgd", "eot", draws=3, steps=3)]
+    agree(*(run(noisy_rbfcnn(), rows, batch_size=size) for size in (5, 64)))
+
+
+def test_every_device_gives_the_verdicts_of_the_processor(device: torch.device):
+    """The draws are the same on all of them; on the processor itself, a run repeats itself."""
+    rows = [row("pgd", steps=4), row("pgd", "eot", draws=3, steps=3)]
+    data = images()
+    targets = (inspect(noisy_rbfcnn(), "toy", data, where) for where in (CPU, device))
+    agree(*(evaluate(target, data, spec(rows, data)) for target in targets))
 
 
 def test_stochastic_rows_are_scored_on_fresh_decisions_with_a_null_control():
