@@ -309,8 +309,8 @@ def copies_matter(dataset: str, tables: Tables) -> tuple[str, str]:
     pieces = [f"under {norm} {one_against_other(*pair)}" for norm, pair in norms.items()]
     return (
         verdict(*told([(ours, own), *norms.values()])),
-        f"the strongest of the paper's attacks under linf leaves rcnn+ {spelled(ours)}, rcnn {spelled(own)} (paper "
-        f"{said:g} and {without:g}); all attacks leave {', '.join(pieces)}",
+        f"the strongest of the paper's attacks under linf leaves rcnn+ {spelled(ours)}, rcnn {spelled(own)}"
+        f"{side_by_side(ours, own)} (paper {said:g} and {without:g}); all attacks leave {', '.join(pieces)}",
     )
 
 
@@ -359,8 +359,9 @@ def beyond_the_bound(dataset: str, tables: Tables) -> tuple[str, str]:
     paper = BEYOND_BOUND[dataset]
     return (
         verdict(above(*own), above(*worst), reached(worst[0], paper["rcnn+"][wide])),
-        f"under PGD alone rcnn+ {spelled(own[0])}, madry {spelled(own[1])} (paper's madry {paper['madry'][wide]:g}); "
-        f"under all attacks {spelled(worst[0])} and {spelled(worst[1])} (paper's rcnn+ {paper['rcnn+'][wide]:g})",
+        f"under PGD alone rcnn+ {spelled(own[0])}, madry {spelled(own[1])}{side_by_side(*own)} (paper's madry "
+        f"{paper['madry'][wide]:g}); under all attacks {one_against_other(*worst)} (paper's rcnn+ "
+        f"{paper['rcnn+'][wide]:g})",
     )
 
 

@@ -55,13 +55,23 @@ class Row(NamedTuple):
 
 
 class Ran(NamedTuple):
-    """A finished run: weights, seed, passes of a decision, whether the model is random, and attacks."""
+    """A finished run.
+
+    Attributes:
+        digest: Of the weights.
+        seed: Its seed.
+        passes: Decisions that score a candidate of a random model.
+        random: Whether the model is one.
+        rows: Attacks.
+        choosing: Decisions that choose among candidates of a random model.
+    """
 
     digest: str
     seed: int
     passes: int
     random: bool
     rows: list[Row]
+    choosing: int = 1
 
 
 def kept(folder: Path) -> dict[str, Any] | None:
@@ -88,7 +98,8 @@ def kept(folder: Path) -> dict[str, Any] | None:
         }
         if run.null_attack is not None:  # a model without noise is broken by whatever breaks it: there is no choice
             kept_rows[row.id]["selection"] = " ".join(UNMET if s is None else f"{s.selection:.6g}" for s in met)
-    return {"passes": run.spec["passes"], "images": " ".join(images), "rows": kept_rows}
+    passes = run.spec["passes"]
+    return {"passes": passes, "choosing": passes, "images": " ".join(images), "rows": kept_rows}
 
 
 def _written(sample: Sample) -> str:
@@ -134,7 +145,9 @@ def ran(column: dict[str, Any]) -> Ran:
         )
         for id, row in found["rows"].items()
     ]
-    return Ran(column["model_digest"], column["seed"], found["passes"], column["null_attack"] is not None, rows)
+    random = column["null_attack"] is not None
+    # Columns from before that was kept had one decision choose.
+    return Ran(column["model_digest"], column["seed"], found["passes"], random, rows, found.get("choosing", 1))
 
 
 def _outcomes(attack: str, images: Sequence[str], row: dict[str, Any]) -> Iterator[Outcome]:
@@ -182,6 +195,7 @@ def worst_of(runs: Sequence[Ran]) -> dict[str, Any]:
         "ci95": list(total.ci95),
         "strongest": {"row": strongest.id, "norm": strongest.norm, "accuracy": accuracy},
         "attacks": len(rows),
+        "choosing": sorted({run.choosing for run in runs}) if runs[0].random else [],
         "images": {image: round(chosen[image].correct, 6) for image in sorted(chosen)},
     }
 

@@ -81,14 +81,14 @@ TRANSFER = (
     *("--set", "transfer.steps=100", "--set", "transfer.decay=0"),
 )
 
-# What --scale small changes: certificates, starts and steps where a row would take hours, and on CIFAR-10 images. The
-# suites cap rows that look through the noise, or at groups, or for the nearest example: to 200 images, Square to 50.
+# What --scale small changes: images, draws, and starts, steps and pairs where a row would take hours. The suites cap
+# rows that look through the noise, or at groups, or for the nearest example, to 200 images, and Square to 50.
 LIMITS = {"mnist": 100, "cifar10": 50, "digits": 100}
 LIMITS_OF = {
     "mnist": dict.fromkeys(OF_NORM["linf"], 200) | {"7-l2": 50, "7-l1": 50},
     "cifar10": {"1": 100, "beyond-linf": 100, "claim-1": 100, "6": 20},
 }
-DRAWS = {"mnist": 2000, "cifar10": 2000, "digits": 2000}
+DRAWS = {"small": 2000, "full": 50_000}
 _GROUPS = tuple(
     word for kind in ("daa-blob", "daa-dgf") for word in ("--set", f"{kind}.restarts=1", "--set", f"{kind}.steps=100")
 )
@@ -395,12 +395,12 @@ def unchanged(column: dict[str, Any], found: dict[str, dict[str, Any]]) -> bool:
     """Whether what a worst case was made of is what is there now: the same tables, weights and commits."""
     of = [found[table] for table in column["tables"] if table in found]
     alike = {each["model_digest"] for each in of} == {column["model_digest"]}
-    return len(of) == len(column["tables"]) and alike and commits(of) == column["environment"]["git"]
+    return len(of) == len(column["tables"]) and alike and joint(of, "git") == column["environment"]["git"]
 
 
-def commits(columns: Sequence[dict[str, Any]]) -> str:
-    """The commits that columns were made at."""
-    return ", ".join(sorted({column["environment"]["git"] for column in columns}))
+def joint(columns: Sequence[dict[str, Any]], name: str) -> str:
+    """What the environments of columns say of commit, device, and the like."""
+    return ", ".join(sorted({str(column["environment"][name]) for column in columns}))
 
 
 def joined(model: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -415,7 +415,7 @@ def joined(model: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "tables": list(found),
         "model_digest": columns[0]["model_digest"],
         "seed": columns[0]["seed"],
-        "environment": columns[0]["environment"] | {"git": commits(columns)},
+        "environment": {name: joint(columns, name) for name in columns[0]["environment"]},
         "wall_s": fsum(row.wall_s for run in runs for row in run.rows),
     }
     return column | origin
@@ -442,7 +442,7 @@ def take_amounts(parser: argparse.ArgumentParser, given: argparse.Namespace) -> 
         of_table = LIMITS_OF.get(given.dataset, {}).get(given.table, LIMITS[given.dataset])
         given.limit = of_table if small and given.table != "2" else 1000
     if given.draws is None:
-        given.draws = DRAWS[given.dataset] if small else 50_000
+        given.draws = DRAWS[given.scale]
     if min(given.limit, given.draws) < 1:
         parser.error("--limit and --draws must be at least 1: there is nothing to measure otherwise")
 
@@ -525,13 +525,15 @@ def main() -> None:
 def merged(columns: dict[str, Any], made: dict[str, Any], target: Path) -> dict[str, Any]:
     """Columns with new ones; SystemExit where one is not of the first images of the others: a table compares them."""
     both = columns | made
-    seen: dict[str, str | None] = {}
+    seen: dict[
+        str, list[str]
+    ] = {}  # by digest, the images that outcomes name: all, or where every row is capped the first
     for column in both.values():
         if "data_digest" in column:
-            images = column.get("outcomes", {}).get("images")
-            seen[column["data_digest"]] = images or seen.get(column["data_digest"])
-    ordered = sorted(seen.values(), key=lambda images: len(images or ""))
-    if not all(less and more and more.startswith(f"{less} ") for less, more in pairwise(ordered)):
+            images = column.get("outcomes", {}).get("images", "").split()
+            seen[column["data_digest"]] = max(seen.get(column["data_digest"], []), images, key=len)
+    ordered = sorted(seen.values(), key=len)
+    if not all(less and more[: len(less)] == less for less, more in pairwise(ordered)):
         raise SystemExit(f"{target} holds columns of other images: give the same --limit, or run all models anew")
     return both
 

@@ -96,8 +96,10 @@ GUIDE = """\
 - `cnn` is the classifier without defence, `cnn-ls` with smoothed labels; `fast`, `trades` and `madry` are adversarial
   training under linf (one step, the loss of TRADES, PGD), `madry-l2` and `madry-l1` under those norms. beta2 scales the
   noise of the reconstruction, 1.75 as in the paper; a decision is the mean over m = 10 passes, as in its authors' code.
-- The columns of one table are of the same images, or of the first of them, and on one data set of one classifier. "n"
-  beside a cell says where a row took fewer images than its column: random models answer slowly.
+- The columns of one table are of the same images, or of the first of them ("images" says how many), and on one data
+  set of one classifier. "n" beside a cell says where a row took fewer images than its column: random models answer
+  slowly. The first images are easier than the next: compare columns of different n by the claims above, which do so
+  image by image.
 - `/static` follows gradients with the noise switched off. `/bpda-eot` is the paper's adaptive attack: it looks through
   drawn noise, and back as if there were none. `/eot` follows the exact gradient through drawn noise. `transfer`
   carries over what was made on `cnn`. Every candidate is scored with fresh noise, 10 decisions of 10 passes each (3 in
@@ -107,9 +109,9 @@ GUIDE = """\
 - In a **worst case** each image meets the strongest attack of its table, examples made on other models included; in
   Table III and the union, of all tables. On a random model it is over the images that every attack through the noise
   has met, and each image's strongest candidate is chosen by some decisions and scored by others, so that luck does not
-  pass for strength: it may end a little above its strongest row (ten decisions choose in columns of 1,000 images, one
-  in the others). "Of tables" says whose attacks are in it. DAA, SPSA, Square and the attacks that look for the nearest
-  example count for the images they ran on.
+  pass for strength: it may end a little above its strongest row, the more so the fewer decisions chose. In Table III
+  and the union, "of tables" says whose attacks are in it, and how many decisions chose in those. DAA, SPSA, Square and
+  the attacks that look for the nearest example count for the images they ran on.
 - **null control**: unattacked images, chosen among copies and scored by the same rule; it must stand at clean.
 - **fired** checks: `black-box-stronger`, attacks without gradients broke more than those with, on the same images;
   `noise-not-attacked`, no attack looked through the noise; `lost-in-8-bit`, rounding to 256 levels undoes some attacks;
@@ -301,6 +303,8 @@ def strongest(dataset: str, columns: dict[str, Any], table: str) -> Iterator[str
         alone = found["strongest"]
         by = f"{alone['row']} under {alone['norm']}, {100 * alone['accuracy']:.1f}"
         of = ", ".join(found["tables"])
+        if chosen := found.get("choosing"):  # of a random model
+            of += f"; chosen by {' or '.join(map(str, chosen))}"
         yield f"| {name} | {score(found)}, n {found['n']} | {by} | {found['attacks']} | {of} | {paper} |"
 
 
@@ -325,6 +329,7 @@ def attacked(columns: dict[str, Any], paper: Numbers) -> Iterator[str]:
     rows = list(dict.fromkeys(row for column in columns.values() for row in column["rows"]))
     yield f"| | {' | '.join(columns)} |"
     yield f"|---|{'---|' * len(columns)}"
+    yield f"| images | {' | '.join(str(column['clean']['n']) for column in columns.values())} |"
     for row in ("clean", *rows, "worst case", "null control"):
         cells = []
         for name, column in columns.items():

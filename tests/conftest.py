@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from rbfbench.defenses.mixing import exact_convolutions
+from rbfbench.defenses.mixing import full_precision
 
 
 @pytest.fixture(params=["cpu", "cuda"])
@@ -19,5 +19,5 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """Each device that is there; convolutions are exact and repeat themselves, as while a model is judged."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    with exact_convolutions():
+    with full_precision():
         yield torch.device(request.param)

@@ -691,6 +691,7 @@ def test_a_column_keeps_what_attacks_left_of_each_image(more, tmp_path):
     attacked(tmp_path / "run", model, "--limit", "12", "--eps", "0.15", *rows, *more)
     column = column_of(tmp_path / "run")
     again = outcomes.ran(column)
+    assert (again.passes, again.choosing) == (2, 2)
     assert [row.id for row in again.rows] == ["pgd/static", "fgsm/static"], "the control attacks nothing"
     assert [row.alone for row in again.rows] == [True, "--worst-case" not in more]
     of_file: dict[tuple[str, str], dict[str, float]] = {}
@@ -764,6 +765,11 @@ def test_candidates_that_were_not_verified_come_back_as_such():
     other = {"passes": 10, "images": "0:a 1:b", "rows": {"fgsm/static": row | {"correct": "0.2 1", "selection": "9 9"}}}
     both = outcomes.worst_of([outcomes.ran(column), outcomes.ran(verified | {"outcomes": other})])
     assert both["images"] == {"0:a": 0.2, "1:b": 0.5}, "verified first, then what selection says"
+    assert both["choosing"] == [1], "what files of before do not say"
+    chosen = outcomes.ran(column | {"outcomes": column["outcomes"] | {"choosing": 10}})
+    assert outcomes.worst_of([chosen, outcomes.ran(verified | {"outcomes": other})])["choosing"] == [1, 10]
+    plain = outcomes.ran(column | {"null_attack": None})
+    assert outcomes.worst_of([plain])["choosing"] == [], "without noise there is no choice"
 
 
 def test_a_random_model_is_judged_where_attacks_through_its_noise_ran(tmp_path):
@@ -786,6 +792,16 @@ def test_a_random_model_is_judged_where_attacks_through_its_noise_ran(tmp_path):
     assert found["strongest"]["accuracy"] == pytest.approx(min(alone.values()))
     assert alone[found["strongest"]["row"]] == pytest.approx(min(alone.values()))
     assert outcomes.worst_of(runs[1:])["n"] == 12, "no attack through the noise in that run"
+
+
+def test_a_table_over_tables_names_every_machine_behind_it(tmp_path):
+    attacked(tmp_path / "run", "cnn", "--limit", "5", "--eps", "0.1", "--attack", "fgsm")
+    column = column_of(tmp_path / "run")
+    elsewhere = column | {"environment": column["environment"] | {"device": "cuda (a card)", "torch": "9"}}
+    made = reproduce.joined("cnn", {"1": column, "beyond-linf": elsewhere})["environment"]
+    assert made["device"] == ", ".join(sorted([column["environment"]["device"], "cuda (a card)"]))
+    assert made["torch"] == ", ".join(sorted([column["environment"]["torch"], "9"]))
+    assert made["git"] == str(column["environment"]["git"]), "the same"
 
 
 def test_a_row_on_survivors_is_not_called_the_strongest_alone(tmp_path):
@@ -1071,7 +1087,7 @@ def test_a_command_that_fails_ends_the_table_with_its_exit_code(tmp_path, capfd)
     assert "no-such-model" in capfd.readouterr().err
 
 
-def test_the_small_scale_takes_no_more_than_the_page_took():
+def test_the_page_is_of_as_many_images_as_the_small_scale_takes_or_more():
     """Of every table with the small scale: images of its columns, and draws of its certificates."""
     for file in sorted((BENCHMARKS / "results").glob("table-*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -1133,6 +1149,8 @@ def test_columns_of_a_table_are_of_the_same_images_or_of_the_first_of_them(tmp_p
     more, fewer, others = column("a", "0:x 1:y 2:z"), column("b", "0:x 1:y"), column("c", "0:x 1:yy")
     assert reproduce.merged({"cnn": more, "cnn-ls": column("a")}, {"fast": fewer}, tmp_path)["fast"] == fewer
     assert reproduce.merged({"cnn": fewer}, {"fast": more}, tmp_path)["fast"] == more
+    capped = column("a", "0:x")  # every row took one image of the three
+    assert reproduce.merged({"cnn": more, "fast": fewer}, {"rcnn": capped}, tmp_path)["rcnn"] == capped
     for stranger in (others, column("d"), column("d", "1:y")):
         with pytest.raises(SystemExit, match="other images"):
             reproduce.merged({"cnn": more, "fast": fewer}, {"rcnn": stranger}, tmp_path)

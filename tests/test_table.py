@@ -146,14 +146,14 @@ def test_footnotes_say_what_the_numbers_do_not() -> None:
 
 
 @pytest.mark.parametrize(("accuracy", "n", "said"), [(0.39, 100, True), (0.37, 100, False), (0.39, 200, False)])
-def test_a_worst_case_above_its_strongest_row_is_called_the_looser_bound(accuracy: float, n: int, said: bool) -> None:
+def test_a_worst_case_above_its_strongest_row_is_explained(accuracy: float, n: int, said: bool) -> None:
     """Only where both are over the same images."""
     run = make_run("stochastic")
     row = next(row for row in run.attacks if row.id == "pgd/eot")
     assert 0.37 < row.accuracy < 0.39
     worst = msgspec.structs.replace(run.worst_case, accuracy=accuracy, n=n)
     text = " ".join(printed(msgspec.structs.replace(run, worst_case=worst), 80).split())
-    assert ("the row is the closer bound" in text) == said
+    assert ("stands above that row" in text) == said
 
 
 def test_a_deterministic_run_says_nothing_about_luck() -> None:

@@ -82,7 +82,7 @@ def question_options(command: F) -> F:
             type=click.IntRange(1),
             default=3,
             show_default=True,
-            help="Fresh decisions to score a random model on.",
+            help="Fresh decisions to score a random model on; as many choose its strongest candidate.",
         ),
         click.option(
             "--surrogate",

@@ -117,10 +117,27 @@ def _passes(patches: Tensor, k: int) -> Iterator[slice]:
 
 
 @contextmanager
-def exact_convolutions() -> Iterator[None]:
-    """Convolutions on CUDA in full float32, the same each time; TF32, torch's default, keeps three digits of them."""
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+def full_precision() -> Iterator[None]:
+    """Convolutions and products on CUDA in float32 throughout, and the same each time.
+
+    TF32, torch's default for convolutions, keeps three digits of their factors.
+    """
+    cudnn: Any = torch.backends.cudnn
+    products: Any = torch.backends.cuda.matmul
+    wanted: list[tuple[Any, str, Any]]
+    try:
+        wanted = [(part, "allow_tf32", False) for part in (cudnn, products) if part.allow_tf32]
+    except RuntimeError:  # the newer settings are in use, and torch refuses to mix them
+        wanted = [(part, "fp32_precision", "ieee") for part in (cudnn.conv, cudnn.rnn, products)]
+    wanted.append((cudnn, "deterministic", True))
+    before = [(part, name, getattr(part, name)) for part, name, _ in wanted]
+    try:
+        for part, name, value in wanted:
+            setattr(part, name, value)
         yield
+    finally:
+        for part, name, value in before:
+            setattr(part, name, value)
 
 
 def _put_together(weights: Tensor, rows: int, samples: Tensor, here: slice, sums: Tensor) -> None:
@@ -132,7 +149,7 @@ def _put_together(weights: Tensor, rows: int, samples: Tensor, here: slice, sums
         return
     # As a transposed convolution the many draws of an image never exist as patches, which would not fit the cache.
     maps = weights.view(images, rows, -1, k).permute(0, 3, 1, 2)
-    with exact_convolutions():
+    with full_precision():
         for i in range(here.start, here.stop):
             sums[i] = F.conv_transpose2d(maps[i - here.start, None], samples[i])[0]
 
@@ -142,7 +159,7 @@ def _taken_apart(upstream: Tensor, samples: Tensor, here: slice) -> Tensor:
     if len(samples) == 1:
         parts = F.unfold(upstream[here], tuple(samples.shape[3:])).transpose(1, 2)
         return parts.flatten(0, 1) @ samples[0].flatten(1).T
-    with exact_convolutions():
+    with full_precision():
         maps = [F.conv2d(upstream[i, None], samples[i]) for i in range(here.start, here.stop)]
     return torch.cat(maps).permute(0, 2, 3, 1).flatten(0, 2).contiguous()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
-from rbfbench.defenses.mixing import exact_convolutions
+from rbfbench.defenses.mixing import full_precision
 from rbfbench.errors import ModelError, RbfbenchError, UsageError, raised
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.evaluation.memory import choose_batch_size
@@ -78,7 +78,7 @@ class CertifySpec:
             object.__setattr__(self, "radii", asked)
 
 
-@exact_convolutions()
+@full_precision()
 def certify(
     target: Target,
     images: Images,
@@ -242,7 +242,7 @@ class _Store:
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
         kept = ("sigma", "n0", "n", "alpha", "seed", "knobs", "loading")
-        self.decides = {"schema": 1, "model": digest, "batch": batch} | {name: getattr(spec, name) for name in kept}
+        self.decides = {"schema": 2, "model": digest, "batch": batch} | {name: getattr(spec, name) for name in kept}
         if passes is not None:  # of each answer; others answer by one
             self.decides["passes"] = passes
 

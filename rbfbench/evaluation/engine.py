@@ -23,7 +23,7 @@ from rbfbench.attacks import AVERAGING, NOISY_VIEWS, Row
 from rbfbench.attacks.oracle import Objective, Oracle
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
-from rbfbench.defenses.mixing import exact_convolutions
+from rbfbench.defenses.mixing import full_precision
 from rbfbench.errors import ModelError, RbfbenchError
 from rbfbench.evaluation.checks import run_checks
 from rbfbench.evaluation.environment import describe_environment
@@ -54,7 +54,9 @@ from rbfbench.results.store import RunFolder, cell_key
 from rbfbench.results.summary import enters_worst_case, summarise, worst_case
 
 T = TypeVar("T")
-SURE = math.tanh(1.0)  # leaning beyond which an image of a random model counts as broken for good: a margin of 1
+SURE = math.tanh(
+    1.0
+)  # leaning, that of a margin of 1, beyond which an image of a random model may count as broken for good
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Outcome:
     lost: ModelError | None = None
 
 
-@exact_convolutions()
+@full_precision()
 def evaluate(
     target: Target,
     images: Images,
@@ -122,7 +124,8 @@ def evaluate(
             cells.append(cell)
         if target.stochastic:
             with _answering(target):
-                null = job.null_control(max(1, sum(enters_worst_case(cell.row) for cell in cells)))
+                entered = (enters_worst_case(cell.row, include_transfer=spec.include_transfer) for cell in cells)
+                null = job.null_control(max(1, sum(entered)))
     except KeyboardInterrupt:
         interrupted = True
     except ModelError as error:
@@ -282,9 +285,13 @@ class _Job:
         position = {image: i for i, image in enumerate(self.images.ids)}
         for sample in cell.samples:
             # Draws that score a random model must not decide what is attacked: that would be luck.
-            lost = sample.selection < -SURE if self.target.stochastic else sample.correct == 0
+            lost = sample.selection < -self._sure() if self.target.stochastic else sample.correct == 0
             if lost and sample.status in ("ok", "spared"):
                 self.broken[position[sample.image]] = sample
+
+    def _sure(self) -> float:
+        """Beyond this leaning all decisions that chose are wrong: a right one leaves at least -(passes - 1)/passes."""
+        return max(SURE, (self.passes - 1) / self.passes)
 
     def batches(self, where: np.ndarray, rows_an_image: int) -> Iterator[np.ndarray]:
         """Positions `where`, cut so that a batch has at most `max_rows` rows; the cut follows a lowered limit."""
@@ -414,7 +421,14 @@ class _Job:
             if info.kind == "minimum-norm":
                 nearest = x_adv
                 x_adv = candidates_within(
-                    target, x, nearest, y, norm=spec.norm, eps=spec.eps, keys=verdict_keys.fold("choose")
+                    target,
+                    x,
+                    nearest,
+                    y,
+                    norm=spec.norm,
+                    eps=spec.eps,
+                    keys=verdict_keys.fold("choose"),
+                    passes=self.passes,
                 )
             verdict = self._verdict(x, x_adv, y, verdict_keys)
             if info.kind == "minimum-norm":
@@ -437,7 +451,7 @@ class _Job:
             crash = Check(code="attack-crashed", fired=True, detail=detail)
             self.crashes += [crash] if crash not in self.crashes else []
             return [self.clean.unknown(row.id, i) for i in where.tolist()]
-        self.meter.tick(len(where) * verdict_work(target, self.passes))
+        self.meter.tick(len(where) * verdict_work(target, row, self.passes))
         examples.add(where, x, x_adv, y, verdict)
         self.flat += int(((oracle.counts.looks > 0) & (oracle.counts.flat == oracle.counts.looks)).sum())
         return self.clean.judged(row.id, where, y, verdict, counts=oracle.counts, distance=distance)

@@ -5,21 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rbfbench.attacks.losses import margin
 from rbfbench.attacks.norms import NORMS, SHRINK
 from rbfbench.attacks.rng import Keys
 from rbfbench.evaluation.target import Target
-from rbfbench.evaluation.verify import float64, within_budget
+from rbfbench.evaluation.verify import float64, leaning, within_budget
 
 
 def candidates_within(
-    target: Target, x: Tensor, nearest: Tensor, y: Tensor, *, norm: str, eps: float, keys: Keys
+    target: Target, x: Tensor, nearest: Tensor, y: Tensor, *, norm: str, eps: float, keys: Keys, passes: int
 ) -> Tensor:
     """Candidates in ball and box, from the nearest adversarial examples that an attack found.
 
     One that lies too far away is projected; whether that still fools the model is for the verifier to find out. The
     nearest example is at the border, where rounding to 8 bits or the noise of a random model takes it back: the same
-    direction, followed up to eps, is a second candidate. The larger margin counts, on draws that score nothing.
+    direction, followed up to eps, is a second candidate. Decisions that score nothing choose between the two.
 
     Args:
         target: The model.
@@ -29,6 +28,7 @@ def candidates_within(
         norm: Norm of the budget.
         eps: The budget.
         keys: (N,) keys of the choice.
+        passes: Decisions of a random model that choose.
     """
     geometry, budget = NORMS[norm], eps * SHRINK
     delta = torch.nan_to_num(nearest - x)
@@ -38,9 +38,11 @@ def candidates_within(
     length = geometry.length(delta)
     longer = delta * (budget / length.clamp(min=1e-12)).clamp(min=1)[:, None, None, None]
     extended = (x + geometry.project(x, longer, budget)).clamp(0, 1)
-    near = margin(target.decide(candidates, keys.fold("near"))[0], y)
-    far = margin(target.decide(extended, keys.fold("far"))[0], y)
-    return torch.where((far > near)[:, None, None, None], extended, candidates)
+    near, far = (
+        leaning(target.decide(points, keys.fold(name), passes), y)
+        for name, points in (("near", candidates), ("far", extended))
+    )
+    return torch.where((far < near).to(x.device)[:, None, None, None], extended, candidates)
 
 
 def verified_distance(

@@ -25,7 +25,7 @@ class RunSpec:
         limit: Images asked for.
         available: Images there are.
         seed: Seeds every key.
-        passes: Fresh decisions a stochastic model is scored on.
+        passes: Fresh decisions a stochastic model is scored on; as many others choose its strongest candidate.
         batch_size: Rows in one pass; None chooses from memory. It decides no number.
         device: Where the model runs.
         knobs: Constants of the defence that were changed.

@@ -47,7 +47,7 @@ class Target:
 
     A model that offers `front(x, keys, draws=)`, `front_static(x)`, `classify(images)` and `config` (see `RBFCNN`) has
     its noise keyed for each image. Any other callable from images to logits is taken as it is; if two passes over the
-    same images differ it is treated as stochastic, and seeded for each chunk.
+    same images differ it is treated as stochastic, and called and seeded once for each draw of a chunk.
 
     Attributes:
         model: The callable.
@@ -124,11 +124,17 @@ class Target:
         return logits
 
     def _seeded(self, x: Tensor, keys: Keys | None) -> Tensor:
-        """A model that draws from global generators, which are seeded from the keys of this chunk, then put back."""
+        """A model that draws from global generators, which are seeded from the keys of each draw, then put back.
+
+        A call for each draw: noise that a model draws once a call would be the same in all draws of one.
+        """
         if keys is None:
             return self.model(x)
-        with seeded(keys, self.device):
-            return self.model(x.repeat_interleave(len(keys) // len(x), dim=0))
+        draws, passes = len(keys) // max(len(x), 1), []
+        for i in range(draws):
+            with seeded(keys[i::draws], self.device):
+                passes.append(self.model(x))
+        return torch.stack(passes, dim=1).flatten(0, 1)
 
     @property
     def draws(self) -> int:
@@ -151,11 +157,17 @@ class Target:
         return torch.cat(parts, dim=1)
 
     def _decide(self, x: Tensor, keys: Keys, decisions: int) -> Tensor:
-        decision = self.views["none"]
-        if not decision.noisy:
-            return decision.forward(x, None)[None].expand(decisions, -1, -1)
-        logits = decision.forward(x, keys.spread(decisions * self.m)).view(len(x), decisions, self.m, -1)
-        return (logits.log_softmax(dim=3).logsumexp(dim=2) - math.log(self.m)).transpose(0, 1)
+        view = self.views["none"]
+        if not view.noisy:
+            return view.forward(x, None)[None].expand(decisions, -1, -1)
+        at_once = max(1, self.max_rows // (self.m * max(len(x), 1)))
+        parts = []
+        for first in range(0, decisions, at_once):
+            here = min(at_once, decisions - first)
+            draws = keys.spread(here * self.m, np.full(len(x), first * self.m))
+            logits = view.forward(x, draws).view(len(x), here, self.m, -1)
+            parts.append((logits.log_softmax(dim=3).logsumexp(dim=2) - math.log(self.m)).transpose(0, 1))
+        return torch.cat(parts)
 
     def fingerprint(self, images: Images) -> str:
         """Digest of the weights, if they can be seen, and of the answers near the first images with fixed keys.

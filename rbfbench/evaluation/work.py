@@ -11,6 +11,7 @@ from torch import Tensor
 from rbfbench.attacks import Row
 from rbfbench.attacks.oracle import Oracle
 from rbfbench.attacks.rng import Keys
+from rbfbench.defenses.mixing import full_precision
 from rbfbench.evaluation.target import Target, View, ensemble
 from rbfbench.interop import attack_info
 
@@ -33,9 +34,19 @@ def draws_of(target: Target, row: Row) -> int:
     return (view.draws or row.draws) if view.noisy else 1
 
 
-def verdict_work(target: Target, passes: int) -> float:
-    """Passes that the verdict on one candidate costs."""
-    return target.draws * ((2 * passes + 1) if target.stochastic else 2)
+def verdict_decisions(target: Target, row: Row, passes: int) -> tuple[int, int]:
+    """How often a verdict on one candidate of a row asks for `passes` decisions of a random model, and for one.
+
+    An attack that looks for the nearest example has two candidates to choose from, and two distances to verify.
+    """
+    many = (2 if target.stochastic else 1) + (4 if attack_info(row.attack).kind == "minimum-norm" else 0)
+    return many, 1  # scored and chosen by many; one more on the 8-bit grid
+
+
+def verdict_work(target: Target, row: Row, passes: int) -> float:
+    """Passes that the verdict on one candidate of a row costs."""
+    many, single = verdict_decisions(target, row, passes)
+    return target.draws * (many * passes + single)
 
 
 def row_passes(target: Target, row: Row) -> tuple[int, int]:
@@ -48,7 +59,7 @@ def row_passes(target: Target, row: Row) -> tuple[int, int]:
 def row_work(target: Target, row: Row, passes: int) -> float:
     """Work that one image costs at most under a row, its verdict included."""
     forwards, backwards = row_passes(target, row)
-    return forwards + BACKWARD * backwards + verdict_work(target, passes)
+    return forwards + BACKWARD * backwards + verdict_work(target, row, passes)
 
 
 def images_of_row(row: Row, n: int) -> int:
@@ -138,7 +149,7 @@ class Clock:
         self.keys = Keys.of([str(i) for i in range(len(x))], 0)
         self.looks: dict[tuple[bool, str, int], tuple[float, float]] = {}
         self.decision = self._time(lambda: target.decide(x, self.keys, passes))
-        self.verdict = self.decision + self._time(lambda: target.decide(x, self.keys))
+        self.single = self._time(lambda: target.decide(x, self.keys))
 
     def row(self, row: Row) -> float:
         """Seconds that one image takes at most under a row, its verdict included."""
@@ -148,7 +159,9 @@ class Clock:
         if key not in self.looks:
             self.looks[key] = self._look(view_of(self.target, row, self.surrogates), draws, graded=backwards > 0)
         plain, graded = self.looks[key]
-        return max(forwards - backwards, 0) * plain + backwards * graded + self.verdict
+        many, single = verdict_decisions(self.target, row, self.passes)
+        verdict = many * self.decision + single * self.single
+        return max(forwards - backwards, 0) * plain + backwards * graded + verdict
 
     def _look(self, view: View, draws: int, *, graded: bool) -> tuple[float, float]:
         """(without gradient, with gradient)."""
@@ -162,6 +175,7 @@ class Clock:
         first = self._once(work)
         return (min(first, self._once(work)) if first < SHORT else first) / len(self.x)
 
+    @full_precision()
     def _once(self, work: Callable[[], object]) -> float:
         began = time.perf_counter()
         work()

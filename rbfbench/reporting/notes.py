@@ -155,12 +155,12 @@ def _worst_case(run: Run) -> str:
 
 
 def _above(run: Run) -> str:
-    """What to make of a worst case above a row that met the same images: both bound what is robust."""
+    """What to make of a worst case above a row that met the same images."""
     worst = run.worst_case
     rows = [row.accuracy for row in run.attacks if worst and row.id == worst.strongest and row.n == worst.n]
     if not (worst and rows and worst.accuracy > rows[0]):
         return ""
-    return " It stands above that row, since the choice errs on some images: the row is the closer bound."
+    return " It stands above that row: the choice erred on some images, or the row's draws were lucky."
 
 
 def _curves(run: Run) -> Iterator[tuple[str, str]]:

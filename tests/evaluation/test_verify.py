@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from rbfbench.attacks.norms import NORMS
 from rbfbench.attacks.rng import Keys
@@ -106,6 +106,23 @@ def test_a_random_model_is_scored_and_chosen_on_decisions_of_their_own():
     assert (verdict.correct == 1).all()
     assert not verdict.wrong_any.any()
     assert verdict.selection.tolist() == pytest.approx([-math.tanh(5.0)] * 3)
+
+
+def test_decisions_that_do_not_fit_into_one_pass_are_the_same_in_several():
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.append(len(x))
+            return by_brightness(x) + torch.randn(len(x), 2)
+
+    x, keys = torch.rand(3, 1, 4, 4), Keys.of(["a", "b", "c"], 0)
+    found = []
+    for max_rows in (1, 20, 1000):
+        sizes: list[int] = []
+        target = Target(Noisy(), "toy", torch.device("cpu"), n_classes=2, stochastic=True, m=2, max_rows=max_rows)
+        found.append(torch.cat([target.decide(x[i : i + 1], keys[i : i + 1], 5) for i in range(3)], dim=1))
+        assert max(sizes) <= max_rows
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_nan_logits_are_told_from_answers(dark):

@@ -7,11 +7,12 @@ import time
 
 import pytest
 import torch
-from test_engine import CPU, Brightness, images, noisy_rbfcnn, row
+from test_engine import CPU, Brightness, NoisyBrightness, images, noisy_rbfcnn, row, spec
 from torch import Tensor
 
+from rbfbench.evaluation.engine import evaluate
 from rbfbench.evaluation.target import inspect
-from rbfbench.evaluation.work import Clock, Meter, draws_of, row_passes
+from rbfbench.evaluation.work import Clock, Meter, draws_of, row_passes, verdict_work
 
 
 def meter(stages: dict[str, float]) -> tuple[Meter, list[tuple[str, float, float]]]:
@@ -76,6 +77,24 @@ def test_a_row_is_estimated_from_its_own_looks() -> None:
     clock = Clock(target, data.batch(0, 8)[0], 1)
     # 21 looks and a verdict of two, of two milliseconds each; backward passes cost next to nothing here.
     assert 0.046 <= clock.row(row("pgd", steps=20)) < 0.046 * 2
+
+
+@pytest.mark.parametrize(("attack", "given"), [("fgsm", {}), ("deepfool", {"steps": 1})])
+def test_a_verdict_costs_what_is_said_of_it(attack: str, given: dict[str, int]) -> None:
+    """Decisions that score, as many that choose, and one on the 8-bit grid; the nearest example asks for more."""
+    data, asked = images(60), []
+
+    class Counting(NoisyBrightness):
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(len(x))
+            return super().forward(x)
+
+    target, each = inspect(Counting(), "toy", data, CPU, m=2), row(attack, "eot", **given)
+    asked.clear()
+    outcome = evaluate(target, data, spec([each], data, passes=5))
+    around = 60 * 5 * 2 + 60 * 5 * 2 * 2 + 8 * 2  # the clean images, the null control, the fingerprint
+    attacking = 60 * outcome.run.attacks[0].forwards
+    assert sum(asked) - around - attacking == 60 * verdict_work(target, each, 5)
 
 
 def test_a_cold_start_is_not_taken_for_the_pace() -> None:
