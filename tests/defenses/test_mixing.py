@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -271,3 +273,29 @@ def test_state_dict_holds_the_filters_and_nothing_else() -> None:
     floored = dataclasses.replace(layer.config, var_floor=0.5)
     twin.config = floored
     assert torch.equal(twin.state_dict()["variances"], layer.variances)  # constants never reach the filters
+
+
+SETTINGS = ["", "new.fp32_precision = 'tf32'", "new.cudnn.conv.fp32_precision = 'ieee'", "new.cudnn.enabled = False",
+            "torch.set_float32_matmul_precision('high')", "new.cudnn.allow_tf32 = False"]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", SETTINGS)
+def test_full_precision_holds_whatever_is_set_and_leaves_it_as_it_was(given: str) -> None:
+    """In a process of its own: torch refuses to mix its older and newer settings once one of them is used."""
+    program = f"""
+import torch
+from rbfbench.defenses.mixing import full_precision
+new = torch.backends
+{given}
+def now():
+    parts = (new.cudnn.conv, new.cudnn.rnn, new.cuda.matmul)
+    return [part.fp32_precision for part in parts], new.cudnn.deterministic, new.cudnn.enabled
+before = now()
+with full_precision(), full_precision():
+    precisions, repeats, enabled = now()
+    assert "tf32" not in precisions and repeats and enabled == before[2], now()
+assert now() == before, now()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, "and says nothing"
