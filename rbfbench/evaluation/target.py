@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rbfbench.attacks.bpda import with_gradient_of
 from rbfbench.attacks.oracle import Forward
-from rbfbench.attacks.rng import Keys, seeded
+from rbfbench.attacks.rng import Keys, borrowed
 from rbfbench.data.images import Images
 from rbfbench.defenses import is_purifier
 from rbfbench.errors import ModelError, RbfbenchError, UsageError
@@ -131,8 +131,9 @@ class Target:
         if keys is None:
             return self.model(x)
         draws, passes = len(keys) // max(len(x), 1), []
-        for i in range(draws):
-            with seeded(keys[i::draws], self.device):
+        with borrowed(self.device) as seed:
+            for i in range(draws):
+                seed(keys[i::draws])
                 passes.append(self.model(x))
         return torch.stack(passes, dim=1).flatten(0, 1)
 

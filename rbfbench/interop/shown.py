@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rbfbench.attacks.oracle import Oracle
-from rbfbench.attacks.rng import Keys, seeded
+from rbfbench.attacks.rng import Keys, borrowed
 from rbfbench.errors import UsageError
 
 
@@ -61,6 +61,7 @@ class Shown(nn.Module):
 @contextmanager
 def undisturbed(rng: Keys, device: torch.device) -> Iterator[None]:
     """Gradients on, warnings off, and global generators seeded from the keys and put back afterwards."""
-    with seeded(rng, device), torch.enable_grad(), warnings.catch_warnings():
+    with borrowed(device) as seed, torch.enable_grad(), warnings.catch_warnings():
+        seed(rng)
         warnings.simplefilter("ignore")
         yield
