@@ -194,14 +194,16 @@ def counts(
     """
     view = target.views["none"]
     fixed = _fixed(target)
+    # What draws from global generators may do so once a call: draws of one call would not be independent.
+    rows = 1 if target.stochastic and not target.keyed else target.max_rows
     found = np.zeros(target.n_classes, np.int64)
     for start in range(0, n, CHUNK):
         size = min(CHUNK, n - start)
         chunk = keys.draw(np.array([start // CHUNK]))
         noise = sigma * chunk.fold("gaussian").normal((CHUNK, *x.shape[1:]), x)[0, :size]
         own = chunk.fold("model").spread(size)
-        for first in range(0, size, target.max_rows):
-            part = slice(first, min(first + target.max_rows, size))
+        for first in range(0, size, rows):
+            part = slice(first, min(first + rows, size))
             try:
                 if fixed:
                     logits = target.decide(x + noise[part], own[part])[0]

@@ -108,6 +108,22 @@ def test_a_random_model_draws_anew_in_every_pass():
     assert np.mean(spread[0]) < np.mean(spread[1])
 
 
+def test_draws_of_a_model_that_draws_once_a_call_are_independent():
+    """Tossing a coin, once for all images of a call: the count is binomial, not all or nothing."""
+
+    class Coin(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = torch.zeros(len(x), 2)
+            logits[:, int(torch.rand(()) < 0.5)] = 1
+            return logits
+
+    images = two_classes(8)
+    target = inspect(Coin(), "toy", images, CPU)
+    target.stochastic, target.max_rows = True, 1000  # two answers can agree by chance
+    heads, _ = counts(target, images.batch(0, 1)[0], Keys.of(images.ids, 0)[:1], n=1000, sigma=0.2)
+    assert abs(heads - 500) < 5 * math.sqrt(1000 / 4)
+
+
 def test_a_model_whose_noise_is_fixed_answers_by_all_its_passes():
     """Almost without Gaussian noise every draw gets the model's own answer, which is not that of its first pass."""
     images = digits(40)
