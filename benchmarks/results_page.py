@@ -110,8 +110,9 @@ GUIDE = """\
   Table III and the union, of all tables. On a random model it is over the images that every attack through the noise
   has met, and each image's strongest candidate is chosen by some decisions and scored by others, so that luck does not
   pass for strength: it may end a little above its strongest row, the more so the fewer decisions chose. In Table III
-  and the union, "of tables" says whose attacks are in it, and how many decisions chose in those. DAA, SPSA, Square and
-  the attacks that look for the nearest example count for the images they ran on.
+  and the union, "of tables" says whose attacks are in it, and how many decisions chose in those; where some chose by
+  ten and some by one, they are not mixed, and the choice that leaves less counts. DAA, SPSA, Square and the attacks
+  that look for the nearest example count for the images they ran on.
 - **null control**: unattacked images, chosen among copies and scored by the same rule; it must stand at clean.
 - **fired** checks: `black-box-stronger`, attacks without gradients broke more than those with, on the same images;
   `noise-not-attacked`, no attack looked through the noise; `lost-in-8-bit`, rounding to 256 levels undoes some attacks;

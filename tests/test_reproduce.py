@@ -767,7 +767,9 @@ def test_candidates_that_were_not_verified_come_back_as_such():
     assert both["images"] == {"0:a": 0.2, "1:b": 0.5}, "verified first, then what selection says"
     assert both["choosing"] == [1], "what files of before do not say"
     chosen = outcomes.ran(column | {"outcomes": column["outcomes"] | {"choosing": 10}})
-    assert outcomes.worst_of([chosen, outcomes.ran(verified | {"outcomes": other})])["choosing"] == [1, 10]
+    both = outcomes.worst_of([chosen, outcomes.ran(verified | {"outcomes": other})])
+    assert both["choosing"] == [1, 10]
+    assert both["images"] == {"0:a": 0.2, "1:b": 1.0}, "1.2 of the second run in all, 1.5 of the first: no mixture"
     plain = outcomes.ran(column | {"null_attack": None})
     assert outcomes.worst_of([plain])["choosing"] == [], "without noise there is no choice"
 

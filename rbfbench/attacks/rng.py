@@ -103,12 +103,13 @@ class Keys:
 
 @contextmanager
 def borrowed(device: torch.device) -> Iterator[Callable[[Keys], None]]:
-    """Global generators of torch (CPU and `device`), NumPy and Python, put back afterwards; yields what seeds them.
+    """Global generators of torch, NumPy and Python, put back afterwards (but for Apple's GPU); yields what seeds them.
 
     For code that draws from them whatever we do; what it draws belongs to all the images of the keys together.
     """
     # On a processor alone, the first takes a hundredth of the time: the second asks for every kind of device.
-    seed_torch = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+    alone = device.type == "cpu" and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    seed_torch = torch.default_generator.manual_seed if alone else torch.manual_seed
 
     def seed(keys: Keys) -> None:
         digest = hashlib.blake2b(keys.images.tobytes() + keys.uses.tobytes(), digest_size=8).digest()

@@ -118,26 +118,31 @@ def _passes(patches: Tensor, k: int) -> Iterator[slice]:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Convolutions and products on CUDA in float32 throughout, and the same each time.
+    """Convolutions and products in float32 throughout, and on CUDA the same each time.
 
-    TF32, torch's default for convolutions, keeps three digits of their factors.
+    TF32, torch's default for convolutions on CUDA, keeps three digits of their factors.
     """
     cudnn: Any = torch.backends.cudnn
-    products: Any = torch.backends.cuda.matmul
-    wanted: list[tuple[Any, str, Any]]
+    wanted: list[tuple[Any, str, Any]] = [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
     try:
-        wanted = [(part, "allow_tf32", False) for part in (cudnn, products) if part.allow_tf32]
+        products = torch.get_float32_matmul_precision()
+        wanted += [(cudnn, "allow_tf32", False)] if cudnn.allow_tf32 else []
     except RuntimeError:  # the newer settings are in use, and torch refuses to mix them
-        wanted = [(part, "fp32_precision", "ieee") for part in (cudnn.conv, cudnn.rnn, products)]
-    wanted.append((cudnn, "deterministic", True))
+        products = "highest"
+        parts = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
+        wanted += [(part, "fp32_precision", "ieee") for part in parts]
     before = [(part, name, getattr(part, name)) for part, name, _ in wanted]
     try:
         for part, name, value in wanted:
             setattr(part, name, value)
+        if products != "highest":
+            torch.set_float32_matmul_precision("highest")
         yield
     finally:
         for part, name, value in before:
             setattr(part, name, value)
+        if products != "highest":
+            torch.set_float32_matmul_precision(products)
 
 
 def _put_together(weights: Tensor, rows: int, samples: Tensor, here: slice, sums: Tensor) -> None:

@@ -12,6 +12,7 @@ import torch
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
 from rbfbench.defenses.em import EM_PRESETS
+from rbfbench.defenses.mixing import full_precision
 from rbfbench.defenses.rbf import PRESETS
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.evaluation.loading import load_target
@@ -22,6 +23,7 @@ from rbfbench.training.recipes import RECIPES, adversary_of, noise_of, schedule_
 from rbfbench.training.trainer import Trained
 
 
+@full_precision()
 def clean_accuracy(target: Target, images: Images, batch: int = 100) -> tuple[int, int]:
     """(right, asked) over all images, one decision each."""
     keys = Keys.of(images.ids, 0).fold("card")

@@ -98,7 +98,7 @@ def certify(
         target: The model.
         images: The images asked for, already limited.
         spec: How.
-        batch_size: Draws in one pass; chosen from memory if None.
+        batch_size: Draws in one pass; chosen from memory if None. A random model that takes no keys is called for each.
         folder: Where certificates are kept, one file an image, and found again.
         progress: Told (done, total) draws.
 
@@ -109,7 +109,7 @@ def certify(
     began = time.monotonic()
     target.max_rows = batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
     digest = target.fingerprint(images)
-    batch = None if target.card["batch_invariant"] else target.max_rows
+    batch = None if target.card["batch_invariant"] or _alone(target) else target.max_rows
     store = _Store(folder, spec, digest, batch, target.draws if _fixed(target) else None)
     keys = Keys.of(images.ids, spec.seed).fold("certify")
     done: list[Certificate] = []
@@ -194,8 +194,7 @@ def counts(
     """
     view = target.views["none"]
     fixed = _fixed(target)
-    # What draws from global generators may do so once a call: draws of one call would not be independent.
-    rows = 1 if target.stochastic and not target.keyed else target.max_rows
+    rows = 1 if _alone(target) else target.max_rows
     found = np.zeros(target.n_classes, np.int64)
     for start in range(0, n, CHUNK):
         size = min(CHUNK, n - start)
@@ -228,6 +227,11 @@ def counts(
     return found
 
 
+def _alone(target: Target) -> bool:
+    """Whether each draw needs a call of its own: a model may draw once a call, and draws must be independent."""
+    return target.stochastic and not target.keyed
+
+
 def _fixed(target: Target) -> bool:
     """Whether what the model draws is part of its weights."""
     view = target.views["none"]
@@ -244,7 +248,7 @@ class _Store:
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
         kept = ("sigma", "n0", "n", "alpha", "seed", "knobs", "loading")
-        self.decides = {"schema": 2, "model": digest, "batch": batch} | {name: getattr(spec, name) for name in kept}
+        self.decides = {"schema": 3, "model": digest, "batch": batch} | {name: getattr(spec, name) for name in kept}
         if passes is not None:  # of each answer; others answer by one
             self.decides["passes"] = passes
 

@@ -243,7 +243,7 @@ class _Job:
         return cell_key(
             self.spec.deciding()
             | {
-                "schema": 3,
+                "schema": 4,
                 "rbfbench": version("rbfbench"),
                 "model": self.model_digest,
                 "data": self.images.digest,

@@ -17,6 +17,7 @@ from rbfbench.attacks.oracle import Forward
 from rbfbench.attacks.rng import Keys, borrowed
 from rbfbench.data.images import Images
 from rbfbench.defenses import is_purifier
+from rbfbench.defenses.mixing import full_precision
 from rbfbench.errors import ModelError, RbfbenchError, UsageError
 from rbfbench.evaluation.scaled import Scaled
 from rbfbench.interop.defended import Defended
@@ -130,7 +131,7 @@ class Target:
         """
         if keys is None:
             return self.model(x)
-        draws, passes = len(keys) // max(len(x), 1), []
+        draws, passes = len(keys) // len(x) if len(x) else 1, []
         with borrowed(self.device) as seed:
             for i in range(draws):
                 seed(keys[i::draws])
@@ -152,7 +153,9 @@ class Target:
             keys: (N,), one an image; the noise of all its passes follows from it.
             decisions: How many; they share whatever does not depend on the noise.
         """
-        size = max(1, self.max_rows // (self.draws * decisions))
+        # Each draw of a model that takes no keys is a call, and belongs to all images of that call: which they are must
+        # not depend on the number of decisions.
+        size = max(1, self.max_rows // (self.draws * decisions if self.keyed else 1))
         with torch.no_grad():
             parts = [self._decide(x[i : i + size], keys[i : i + size], decisions) for i in range(0, len(x), size)]
         return torch.cat(parts, dim=1)
@@ -161,7 +164,7 @@ class Target:
         view = self.views["none"]
         if not view.noisy:
             return view.forward(x, None)[None].expand(decisions, -1, -1)
-        at_once = max(1, self.max_rows // (self.m * max(len(x), 1)))
+        at_once = max(1, self.max_rows // (self.m * len(x))) if self.keyed else decisions
         parts = []
         for first in range(0, decisions, at_once):
             here = min(at_once, decisions - first)
@@ -269,6 +272,7 @@ def _same_decision(target: Target, x: Tensor, answers: tuple[Tensor, Tensor], wh
         )
 
 
+@full_precision()
 def inspect(
     model: Callable[[Tensor], Tensor], name: str, images: Images, device: torch.device, *, m: int | None = None
 ) -> Target:

@@ -275,8 +275,17 @@ def test_state_dict_holds_the_filters_and_nothing_else() -> None:
     assert torch.equal(twin.state_dict()["variances"], layer.variances)  # constants never reach the filters
 
 
-SETTINGS = ["", "new.fp32_precision = 'tf32'", "new.cudnn.conv.fp32_precision = 'ieee'", "new.cudnn.enabled = False",
-            "torch.set_float32_matmul_precision('high')", "new.cudnn.allow_tf32 = False"]  # fmt: skip
+SETTINGS = [
+    "",
+    "new.fp32_precision = 'tf32'",
+    "new.cudnn.conv.fp32_precision = 'ieee'",
+    "new.cuda.matmul.fp32_precision = 'tf32'",
+    "new.cudnn.enabled = False",
+    "new.cudnn.benchmark = True",
+    "new.cudnn.allow_tf32 = False",
+    "torch.set_float32_matmul_precision('high')",
+    "torch.set_float32_matmul_precision('medium')",
+]
 
 
 @pytest.mark.parametrize("given", SETTINGS)
@@ -287,13 +296,20 @@ import torch
 from rbfbench.defenses.mixing import full_precision
 new = torch.backends
 {given}
+def products():
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return "not by this name"
 def now():
     parts = (new.cudnn.conv, new.cudnn.rnn, new.cuda.matmul)
-    return [part.fp32_precision for part in parts], new.cudnn.deterministic, new.cudnn.enabled
+    precisions = [part.fp32_precision for part in parts]
+    return precisions, products(), new.cudnn.deterministic, new.cudnn.benchmark, new.cudnn.enabled
 before = now()
 with full_precision(), full_precision():
-    precisions, repeats, enabled = now()
-    assert "tf32" not in precisions and repeats and enabled == before[2], now()
+    precisions, by_name, deterministic, benchmark, enabled = now()
+    assert not {{"tf32", "bf16"}} & set(precisions) and by_name in ("highest", before[1]), now()
+    assert deterministic and not benchmark and enabled == before[-1], now()
 assert now() == before, now()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

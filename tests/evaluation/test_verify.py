@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rbfbench.attacks.norms import NORMS
 from rbfbench.attacks.rng import Keys
+from rbfbench.defenses.rbf import PRESETS
 from rbfbench.evaluation.target import Target
 from rbfbench.evaluation.verify import eight_bit, leaning, verify, within_budget
 
@@ -109,20 +110,45 @@ def test_a_random_model_is_scored_and_chosen_on_decisions_of_their_own():
 
 
 def test_decisions_that_do_not_fit_into_one_pass_are_the_same_in_several():
-    class Noisy(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            sizes.append(len(x))
-            return by_brightness(x) + torch.randn(len(x), 2)
+    class Keyed(nn.Module):
+        config = PRESETS["default"]
+
+        def front_static(self, x: Tensor) -> Tensor:
+            return x
+
+        def front(self, x: Tensor, keys: Keys, draws: int | None = None) -> Tensor:
+            sizes.append(len(keys))
+            repeated = x.repeat_interleave(len(keys) // len(x), dim=0)
+            return repeated + keys.normal(tuple(x.shape[1:]), x)
+
+        def classify(self, images: Tensor) -> Tensor:
+            return by_brightness(images)
 
     x, keys = torch.rand(3, 1, 4, 4), Keys.of(["a", "b", "c"], 0)
     found = []
-    for max_rows in (1, 20, 1000):
+    for max_rows in (2, 7, 1000):
         sizes: list[int] = []
-        target = Target(Noisy(), "toy", torch.device("cpu"), n_classes=2, stochastic=True, m=2, max_rows=max_rows)
-        found.append(torch.cat([target.decide(x[i : i + 1], keys[i : i + 1], 5) for i in range(3)], dim=1))
+        target = Target(Keyed(), "toy", torch.device("cpu"), n_classes=2, stochastic=True, m=2, max_rows=max_rows)
+        assert target.keyed
+        found.append(target.decide(x, keys, 5))
         assert max(sizes) <= max_rows
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+def test_what_rounding_does_not_change_scores_the_same_on_the_8_bit_grid():
+    """Also where the draws belong to all images of a call: the first of many decisions is the only one of one."""
+
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 10 * by_brightness(x) + torch.randn(len(x), 2)
+
+    x = torch.randint(0, 256, (300, 1, 4, 4)) / 255
+    target = Target(Noisy(), "toy", torch.device("cpu"), n_classes=2, stochastic=True, max_rows=256)
+    keys, y = Keys.of([str(i) for i in range(300)], 0), (x.flatten(1).mean(1) > 0.5).long()
+    verdict = verify(target, x, x, y, norm="linf", eps=0.1, keys=keys, passes=10)
+    assert 0.3 < verdict.correct.mean() < 1
+    assert torch.equal(verdict.correct, verdict.correct_8bit)
 
 
 def test_nan_logits_are_told_from_answers(dark):
