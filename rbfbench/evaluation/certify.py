@@ -106,7 +106,7 @@ def certify(
         ModelError: The model fails, or its answers are not finite.
         LoadError: The folder cannot be written.
     """
-    began = time.monotonic()
+    began, environment = time.monotonic(), describe_environment(target.device)
     target.max_rows = batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
     digest = target.fingerprint(images)
     batch = None if target.card["batch_invariant"] or _alone(target) else target.max_rows
@@ -137,7 +137,7 @@ def certify(
         model_digest=digest,
         data_digest=images.digest,
         model=target.card,
-        environment=describe_environment(target.device),
+        environment=environment,
         wall_s=time.monotonic() - began,
         ceiling=radius_of(spec.n, spec.n, sigma=spec.sigma, alpha=spec.alpha),
         abstained=sum(each.prediction == ABSTAIN for each in done),

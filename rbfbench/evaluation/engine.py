@@ -100,6 +100,7 @@ def evaluate(
             images are `unknown`, and the run is `partial`. A model that fails as a whole after some attacks ends the
             run, which keeps them.
     """
+    environment = describe_environment(target.device)  # now: a checkout can move on while its code runs
     if folder:
         folder.claim(spec.question())
     with _answering(target):
@@ -141,7 +142,7 @@ def evaluate(
         model_digest=job.model_digest,
         data_digest=images.digest,
         model=target.card,
-        environment=describe_environment(target.device),
+        environment=environment,
         clean=clean,
         attacks=[cell.row for cell in cells],
         worst_case=worst_case(

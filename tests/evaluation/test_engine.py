@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import contextmanager
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,9 +17,12 @@ from rbfbench.data.images import Images
 from rbfbench.defenses.rbf import PRESETS, RBFReconstruction
 from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.errors import DataError, LoadError, ModelError, UsageError
+from rbfbench.evaluation import certify as certification
+from rbfbench.evaluation import engine
 from rbfbench.evaluation.api import attack
 from rbfbench.evaluation.certify import CertifySpec, certify
 from rbfbench.evaluation.engine import Outcome, evaluate
+from rbfbench.evaluation.environment import describe_environment
 from rbfbench.evaluation.spec import RunSpec
 from rbfbench.evaluation.target import Target, inspect
 from rbfbench.results.store import RunFolder, read_run, read_samples
@@ -211,6 +215,28 @@ def test_convolutions_are_exact_while_a_model_is_judged_and_as_before_afterwards
     certify(target, data, CertifySpec(model="toy", dataset="toy", sigma=0.25, n0=2, n=5))
     assert set(seen) == {(False, True)}
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
+
+
+@pytest.mark.parametrize("judge", ["evaluate", "certify"])
+def test_the_commit_is_that_of_the_code_that_runs(judge, monkeypatch):
+    """A checkout that moves on during a run does not change what the run is of."""
+    made, commit = describe_environment(CPU), ["before"]
+
+    class Moving(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            commit[0] = "after"
+            return super().forward(x)
+
+    data = images(4)
+    target = inspect(Moving(), "toy", data, CPU)
+    commit[0] = "before"
+    for module in (engine, certification):
+        monkeypatch.setattr(module, "describe_environment", lambda _: msgspec.structs.replace(made, git=commit[0]))
+    if judge == "evaluate":
+        done = evaluate(target, data, spec([row("fgsm")], data)).run
+    else:
+        done = certify(target, data, CertifySpec(model="toy", dataset="toy", sigma=0.25, n0=2, n=5))
+    assert (done.environment.git, commit[0]) == ("before", "after")
 
 
 def test_counts_are_those_of_the_attack_alone():
