@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from rbfbench.defenses.mixing import full_precision
+from rbfbench.precision import full_precision
 
 
 @pytest.fixture(params=["cpu", "cuda"])

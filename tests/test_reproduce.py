@@ -512,6 +512,7 @@ def test_columns_without_a_number_of_the_paper_have_a_page():
     for model in ("rcnn+-authors", "rcnn", "madry"):
         table = {"table": "4", "dataset": "mnist", "columns": {f"{model} eps=0.35": column}}
         assert "| worst case | 1.0 (0.3 to 3.6)" in results_page.page([table])
+        assert "| images | 200 |" in results_page.page([table])
     alone = {"strongest": {"row": "square", "norm": "l2", "accuracy": 0.1}, "attacks": 3, "tables": ["5-l2"]}
     left = column | scored(20) | alone | {"wall_s": 1.0}
     text = results_page.page([{"table": "3-l2", "dataset": "mnist", "columns": {"madry": left}}])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rbfbench.errors import ModelError
+from rbfbench.precision import full_precision
 
 # exp(x) is a normal float32 number down to here; weights below would lose their precision.
 LOWEST_EXPONENT = -80.0
@@ -114,35 +114,6 @@ def _passes(patches: Tensor, k: int) -> Iterator[slice]:
     size = max(1, weights // max(1, patches.shape[1] * k))
     for start in range(0, len(patches), size):
         yield slice(start, min(start + size, len(patches)))
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Convolutions and products in float32 throughout, and on CUDA the same each time.
-
-    TF32, torch's default for convolutions on CUDA, keeps three digits of their factors.
-    """
-    cudnn: Any = torch.backends.cudnn
-    wanted: list[tuple[Any, str, Any]] = [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
-    try:
-        products = torch.get_float32_matmul_precision()
-        wanted += [(cudnn, "allow_tf32", False)] if cudnn.allow_tf32 else []
-    except RuntimeError:  # the newer settings are in use, and torch refuses to mix them
-        products = "highest"
-        parts = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
-        wanted += [(part, "fp32_precision", "ieee") for part in parts]
-    before = [(part, name, getattr(part, name)) for part, name, _ in wanted]
-    try:
-        for part, name, value in wanted:
-            setattr(part, name, value)
-        if products != "highest":
-            torch.set_float32_matmul_precision("highest")
-        yield
-    finally:
-        for part, name, value in before:
-            setattr(part, name, value)
-        if products != "highest":
-            torch.set_float32_matmul_precision(products)
 
 
 def _put_together(weights: Tensor, rows: int, samples: Tensor, here: slice, sums: Tensor) -> None:

@@ -12,11 +12,11 @@ import torch
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
 from rbfbench.defenses.em import EM_PRESETS
-from rbfbench.defenses.mixing import full_precision
 from rbfbench.defenses.rbf import PRESETS
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.evaluation.loading import load_target
 from rbfbench.evaluation.target import Target
+from rbfbench.precision import full_precision
 from rbfbench.results.atomic import write_atomic
 from rbfbench.results.intervals import score
 from rbfbench.training.recipes import RECIPES, adversary_of, noise_of, schedule_of

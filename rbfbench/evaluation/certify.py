@@ -17,11 +17,11 @@ from torch import Tensor
 
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
-from rbfbench.defenses.mixing import full_precision
 from rbfbench.errors import ModelError, RbfbenchError, UsageError, raised
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.evaluation.memory import choose_batch_size
 from rbfbench.evaluation.target import Target
+from rbfbench.precision import full_precision
 from rbfbench.results.atomic import write_atomic
 from rbfbench.results.certificates import ABSTAIN, Certificate, Certification, certified, radius_of
 from rbfbench.results.records import encode

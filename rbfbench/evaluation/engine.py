@@ -23,7 +23,6 @@ from rbfbench.attacks import AVERAGING, NOISY_VIEWS, Row
 from rbfbench.attacks.oracle import Objective, Oracle
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
-from rbfbench.defenses.mixing import full_precision
 from rbfbench.errors import ModelError, RbfbenchError
 from rbfbench.evaluation.checks import run_checks
 from rbfbench.evaluation.environment import describe_environment
@@ -47,6 +46,7 @@ from rbfbench.evaluation.work import (
     work_ahead,
 )
 from rbfbench.interop import attack_info
+from rbfbench.precision import full_precision
 from rbfbench.results.intervals import score
 from rbfbench.results.records import AttackRow, Category, Cell, Check, Norm, Run, Sample, Score
 from rbfbench.results.records import View as ViewName

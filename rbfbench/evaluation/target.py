@@ -17,10 +17,10 @@ from rbfbench.attacks.oracle import Forward
 from rbfbench.attacks.rng import Keys, borrowed
 from rbfbench.data.images import Images
 from rbfbench.defenses import is_purifier
-from rbfbench.defenses.mixing import full_precision
 from rbfbench.errors import ModelError, RbfbenchError, UsageError
 from rbfbench.evaluation.scaled import Scaled
 from rbfbench.interop.defended import Defended
+from rbfbench.precision import full_precision
 
 PROBE = 8  # images of the behaviour fingerprint
 

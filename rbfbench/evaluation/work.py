@@ -11,9 +11,9 @@ from torch import Tensor
 from rbfbench.attacks import Row
 from rbfbench.attacks.oracle import Oracle
 from rbfbench.attacks.rng import Keys
-from rbfbench.defenses.mixing import full_precision
 from rbfbench.evaluation.target import Target, View, ensemble
 from rbfbench.interop import attack_info
+from rbfbench.precision import full_precision
 
 SHORT = 2.0  # seconds; what took longer is not measured again
 BACKWARD = 1.5  # what a backward pass counts, in forward passes

@@ -178,14 +178,11 @@ def test_stochastic_rows_are_scored_on_fresh_decisions_with_a_null_control():
 @pytest.mark.parametrize(("passes", "right", "spared"), [(10, 0, True), (10, 1, False), (3, 1, False), (1, 0, True)])
 def test_survivors_are_attacked_until_all_decisions_that_choose_are_wrong(passes, right, spared):
     """However wrong the others are: an image that is right at times may still get worse."""
-
-    class Deciding(NoisyBrightness):
-        """Under attack, `right` of the decisions that choose are barely right, and all others very wrong."""
-
     data = images(8)
-    target = inspect(Deciding(), "toy", data, CPU)
+    target = inspect(NoisyBrightness(), "toy", data, CPU)
 
     def decide(x, keys, decisions=1):
+        """Right without attack; in a verdict, `right` of the decisions that choose are barely so, others very wrong."""
         _, y = data.batch(0, len(data))
         true = torch.nn.functional.one_hot(y, 2).float()
         logits = torch.stack([-30 * true] * decisions)
@@ -606,6 +603,20 @@ def test_survivors_only_get_later_attacks_and_the_worst_case_is_the_same(tmp_pat
     assert later[0].forwards == whole.run.attacks[1].forwards  # the mean is over attacked images
     again = run(Brightness(), rows, data, folder=RunFolder(tmp_path / "run"), eps=0.25, worst_case=True)
     assert again.samples == spare.samples
+
+
+@pytest.mark.parametrize("transfer", [False, True])
+def test_the_null_control_has_a_copy_for_each_row_of_the_worst_case(transfer, monkeypatch):
+    """A choice among more candidates is luckier, so the control has to choose among as many."""
+    copies = []
+    control = engine._Job.null_control
+    monkeypatch.setattr(engine._Job, "null_control", lambda job, n: copies.append(n) or control(job, n))
+    data = images(8)
+    surrogate = inspect(Brightness(), "other", data, CPU)
+    rows = [row("fgsm", "eot"), row("transfer", "none", steps=1), row("noise", "none")]
+    asked = spec(rows, data, passes=2, include_transfer=transfer)
+    evaluate(inspect(NoisyBrightness(), "toy", data, CPU), data, asked, surrogates=[surrogate])
+    assert copies == [2 if transfer else 1]
 
 
 def test_rows_outside_the_worst_case_stand_for_themselves_among_survivors_only():
