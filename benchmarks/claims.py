@@ -44,28 +44,57 @@ ALPHA, DECISIONS = 0.05, 10  # of the paired test; behind what is left of an ima
 HALF = 0.5  # the least accuracy to speak of: of a model that withstands, and to ask for the time until then
 
 
+class Found(NamedTuple):
+    """What our tables say of a claim.
+
+    Attributes:
+        verdict: One of those above.
+        paper: The paper's number; empty where it gives none.
+        here: Ours beside it, in few words.
+        evidence: All numbers that the verdict is made of, in pieces that a semicolon parts.
+    """
+
+    verdict: str
+    paper: str
+    here: str
+    evidence: str
+
+
 class Claim(NamedTuple):
     """A claim.
 
     Attributes:
         text: In our words.
         needs: Columns without which it is not judged, of a data set.
-        judge: From the data set and the tables to a verdict and the numbers that say so.
+        judge: From the data set and the tables to what they say.
         datasets: Those that the paper makes it of.
     """
 
     text: str
     needs: Callable[[str], Needs]
-    judge: Callable[[str, Tables], tuple[str, str]]
+    judge: Callable[[str, Tables], Found]
     datasets: tuple[str, ...] = ("mnist", "cifar10")
 
 
 class Judged(NamedTuple):
-    """A claim with its verdict and evidence."""
+    """A claim, and what our tables say of it; see `Found`."""
 
     claim: str
     verdict: str
+    paper: str
+    here: str
     evidence: str
+
+
+def in_percent(found: Score) -> str:
+    """An accuracy in percent with its interval."""
+    low, high = found["ci95"]
+    return f"{100 * found['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def each_in_percent(found: Mapping[str, Score]) -> str:
+    """Accuracies by model."""
+    return ", ".join(f"{model} {in_percent(one)}" for model, one in found.items())
 
 
 def spelled(found: Score) -> str:
@@ -215,56 +244,65 @@ def of_the_paper(table: str, dataset: str, model: str, tables: Tables, column: s
     return OfThePaper(said, *lowest(rows), every(reached(found, said) for found in rows.values()))
 
 
-def mitigated(dataset: str, tables: Tables) -> tuple[str, str]:
+def mitigated(dataset: str, tables: Tables) -> Found:
     """Random and adversarial changes under each norm, at the radius of the attacks: none may pass with its length."""
     del dataset
     found = tables["claim-1"]["rcnn+"]
     pieces = [
         f"{row['kind']} under {row['norm']} {row['mean']:.2f} (at most {row['largest']:.2f})" for row in found["ratios"]
     ]
-    return (
+    means = [row["mean"] for row in found["ratios"]]
+    return Found(
         verdict(*(row["largest"] < 1 for row in found["ratios"])),
+        "below 1",
+        f"{min(means):.2f} to {max(means):.2f} of the length passes",
         f"share of the Euclidean length that rcnn+ without noise passes on, mean over {found['n']} images, at the "
         f"radii of the tables: {', '.join(pieces)}; mitigated is less than 1 on every image",
     )
 
 
-def robust(model: str, table: str, worst: str) -> Callable[[str, Tables], tuple[str, str]]:
+def robust(model: str, table: str, worst: str) -> Callable[[str, Tables], Found]:
     """The strongest of the paper's attacks against the paper's number, then each image under all attacks."""
 
-    def judge(dataset: str, tables: Tables) -> tuple[str, str]:
-        pieces, verdicts = [], []
+    def judge(dataset: str, tables: Tables) -> Found:
+        pieces, verdicts, left = [], [], {}
         for name in trainings(model, tables[table], tables[worst]):
             theirs, found = of_the_paper(table, dataset, model, tables, name), tables[worst][name]
             said = theirs.said
             verdicts.append(verdict(theirs.reached, reached(found, said)))
+            left[name] = found
             pieces.append(f"{theirs.row} leaves {name} {spelled(theirs.own)}, all attacks together {spelled(found)}")
-        return (
+        return Found(
             best(verdicts),
+            f"{said:g}",
+            each_in_percent(left),
             f"paper {said:g} under the strongest of its attacks; of those, {'; '.join(pieces)}",
         )
 
     return judge
 
 
-def robust_without_linf(norm: str) -> Callable[[str, Tables], tuple[str, str]]:
+def robust_without_linf(norm: str) -> Callable[[str, Tables], Found]:
     """As `robust`, and higher than the model of adversarial training under linf."""
     table, worst = f"5-{norm}", f"3-{norm}"
 
-    def judge(dataset: str, tables: Tables) -> tuple[str, str]:
-        madry, pieces, verdicts = tables[worst]["madry"], [], []
+    def judge(dataset: str, tables: Tables) -> Found:
+        madry, pieces, verdicts, left = tables[worst]["madry"], [], [], {}
         for name in trainings("rcnn+", tables[table], tables[worst]):
             theirs, ours = of_the_paper(table, dataset, "rcnn+", tables, name), tables[worst][name]
             said = theirs.said
             verdicts.append(verdict(theirs.reached, reached(ours, said), above(ours, madry)))
+            left[name] = ours
             beside = side_by_side(ours, madry).replace("against", "against madry")
             pieces.append(
                 f"{theirs.row} leaves {name} {spelled(theirs.own)}, all attacks together {spelled(ours)}{beside}"
             )
         trained = tables[worst].get(f"madry-{norm}")
         itself = f", and trained under {norm} itself {spelled(trained)}" if trained else ""
-        return (
+        return Found(
             best(verdicts),
+            f"{said:g}",
+            each_in_percent(left | {"madry": madry}),
             f"paper {said:g} under the strongest of its attacks; of those, {'; '.join(pieces)}; all attacks leave "
             f"madry {spelled(madry)}{itself}",
         )
@@ -272,14 +310,16 @@ def robust_without_linf(norm: str) -> Callable[[str, Tables], tuple[str, str]]:
     return judge
 
 
-def no_worse_than_adversarial_training(dataset: str, tables: Tables) -> tuple[str, str]:
+def no_worse_than_adversarial_training(dataset: str, tables: Tables) -> Found:
     """rcnn+ against madry under all attacks."""
     madry = tables["3"]["madry"]
     ours = {name: tables["3"][name] for name in trainings("rcnn+", tables["3"])}
-    return (
+    said = " and ".join(f"{STRONGEST[dataset][model][0]:g}" for model in ("rcnn+", "madry"))
+    return Found(
         best(verdict(no_worse(found, madry)) for found in ours.values()),
-        f"{listed(ours, madry)}, madry {spelled(madry)}; paper "
-        f"{STRONGEST[dataset]['rcnn+'][0]:g} and {STRONGEST[dataset]['madry'][0]:g}",
+        said,
+        each_in_percent(ours | {"madry": madry}),
+        f"{listed(ours, madry)}, madry {spelled(madry)}; paper {said}",
     )
 
 
@@ -288,33 +328,37 @@ def listed(ours: Mapping[str, Score], other: Score) -> str:
     return ", ".join(f"{name} {spelled(found)}{side_by_side(found, other)}" for name, found in ours.items())
 
 
-def at_once(dataset: str, tables: Tables) -> tuple[str, str]:
+def at_once(dataset: str, tables: Tables) -> Found:
     """Each image under the strongest attack of all three norms: at least half of them, and more than madry."""
     del dataset  # the paper gives no such number
     madry = tables["union"]["madry"]
     ours = {name: tables["union"][name] for name in trainings("rcnn+", tables["union"])}
-    return (
+    return Found(
         best(verdict(half(found), above(found, madry)) for found in ours.values()),
+        "",
+        each_in_percent(ours | {"madry": madry}),
         f"{listed(ours, madry)}, madry {spelled(madry)}; the paper gives no number, and half of the "
         "images are taken for the least",
     )
 
 
-def copies_matter(dataset: str, tables: Tables) -> tuple[str, str]:
+def copies_matter(dataset: str, tables: Tables) -> Found:
     """rcnn+ against rcnn: under the strongest of the paper's attacks, and under all, of every norm that has run."""
     (without, own), (said, ours) = [
         (found.said, found.own) for found in (of_the_paper("1", dataset, model, tables) for model in BOTH)
     ]
     norms = of_norms(tables, *reversed(BOTH))
     pieces = [f"under {norm} {one_against_other(*pair)}" for norm, pair in norms.items()]
-    return (
+    return Found(
         verdict(*told([(ours, own), *norms.values()])),
+        f"{said:g} and {without:g}",
+        f"{each_in_percent({'rcnn+': ours, 'rcnn': own})} under the strongest of the paper's attacks",
         f"the strongest of the paper's attacks under linf leaves rcnn+ {spelled(ours)}, rcnn {spelled(own)}"
         f"{side_by_side(ours, own)} (paper {said:g} and {without:g}); all attacks leave {', '.join(pieces)}",
     )
 
 
-def layer_matters(dataset: str, tables: Tables) -> tuple[str, str]:
+def layer_matters(dataset: str, tables: Tables) -> Found:
     """rcnn+ against the control without the layers: without noise under AutoAttack, and with it under all attacks."""
     del dataset
     norms, ours = of_norms(tables, "rcnn+", "cnn-ls-noise"), "rcnn+ stronger, beta2=0"
@@ -327,8 +371,12 @@ def layer_matters(dataset: str, tables: Tables) -> tuple[str, str]:
         "; ".join(f"under {norm} {one_against_other(*pair)}" for norm, pair in pairs.items()) or "not run"
         for pairs in (quiet, norms)
     ]
-    return (
+    return Found(
         verdict(*told([*quiet.values(), *norms.values()])),
+        "",
+        "; ".join(
+            f"{norm}: {in_percent(one)} with it, {in_percent(other)} without" for norm, (one, other) in norms.items()
+        ),
         f"AutoAttack leaves rcnn+ without noise, and cnn-ls-noise, {pieces[0]}; all attacks leave rcnn+ with its "
         f"noise, and cnn-ls-noise, {pieces[1]}",
     )
@@ -350,22 +398,24 @@ def one_against_other(one: Score, other: Score) -> str:
     return f"{spelled(one)} and {spelled(other)}{side_by_side(one, other)}"
 
 
-def beyond_the_bound(dataset: str, tables: Tables) -> tuple[str, str]:
+def beyond_the_bound(dataset: str, tables: Tables) -> Found:
     """Just outside the radius of training, under PGD as in the paper, and under all attacks of Table IV."""
     wide = BOUNDS[dataset][1]
     columns = [tables["4"][f"{model} eps={wide}"] for model in ("rcnn+", "madry")]
     own = [column["rows"]["pgd-margin/static"] for column in columns]
     worst = [column["worst_case"] for column in columns]
     paper = BEYOND_BOUND[dataset]
-    return (
+    return Found(
         verdict(above(*own), above(*worst), reached(worst[0], paper["rcnn+"][wide])),
+        f"{paper['rcnn+'][wide]:g} and {paper['madry'][wide]:g}",
+        each_in_percent(dict(zip(("rcnn+", "madry"), worst, strict=True))),
         f"under PGD alone rcnn+ {spelled(own[0])}, madry {spelled(own[1])}{side_by_side(*own)} (paper's madry "
         f"{paper['madry'][wide]:g}); under all attacks {one_against_other(*worst)} (paper's rcnn+ "
         f"{paper['rcnn+'][wide]:g})",
     )
 
 
-def certified_radius(dataset: str, tables: Tables) -> tuple[str, str]:
+def certified_radius(dataset: str, tables: Tables) -> Found:
     """At equal noise, which the paper's MNIST columns do not have, at every radius that so many draws can certify.
 
     rcnn against cnn as in the paper, rcnn+ against the control that saw the same noise in training as well. Of each the
@@ -387,7 +437,12 @@ def certified_radius(dataset: str, tables: Tables) -> tuple[str, str]:
             held += [above(cells["rcnn"], cells["cnn"]), above(cells["rcnn+"], cells["cnn-ls-noise"])]
             words = ", ".join(f"{model} {spelled(cell)}" for model, cell in cells.items())
             pieces.append(f"sigma {sigma:g}, radius {row['radius']:g}: {words}")
-    return verdict(*held), f"{'; '.join(pieces)} (of rcnn and rcnn+ with and without their noise the better)"
+    return Found(
+        verdict(*held),
+        "",
+        f"higher in {held.count(True)} of {len(held)} comparisons, not higher in {held.count(False)}",
+        f"{'; '.join(pieces)} (of rcnn and rcnn+ with and without their noise the better)",
+    )
 
 
 def sigmas(dataset: str) -> list[float]:
@@ -395,13 +450,13 @@ def sigmas(dataset: str) -> list[float]:
     return sorted({sigma for sigma, _ in CERTIFIED[dataset].values()})
 
 
-def noise_buys_robustness(dataset: str, tables: Tables) -> tuple[str, str]:
+def noise_buys_robustness(dataset: str, tables: Tables) -> Found:
     """Examples that do not see the noise, by CW or EAD as in the paper; and the strongest attack with and without it.
 
     Under l2 and l1 as well, where those halves of Table VII have run with and without noise.
     """
     none, *_, most = BETA2[dataset]
-    pieces, held = [], []
+    pieces, held, left = [], [], []
     for table, (norm, nearest) in TRADED.items():
         if not {*traded(none), *traded(most)} <= set(tables.get(table, {})):
             continue
@@ -417,12 +472,13 @@ def noise_buys_robustness(dataset: str, tables: Tables) -> tuple[str, str]:
             row, within = "all attacks", every
         blind = [rows[f"{nearest}/static"] for rows in (quiet, noisy)]
         held += [above(blind[1], blind[0]), above(within, without)]
+        left.append(f"{norm}: {in_percent(without)} at {none}, {in_percent(within)} at {most}")
         pieces.append(
             f"{norm}: {nearest.upper()} that does not see the noise leaves {spelled(blind[0])} at beta2 {none} and "
             f"{spelled(blind[1])} at {most}, the strongest attack {spelled(without)} ({through}) and "
             f"{spelled(within)} ({row})"
         )
-    return verdict(*held), "; ".join(pieces)
+    return Found(verdict(*held), "", "; ".join(left), "; ".join(pieces))
 
 
 def traded(beta2: str) -> list[str]:
@@ -431,7 +487,7 @@ def traded(beta2: str) -> list[str]:
     return [f"rcnn+ {kind}beta2={beta2}" for kind in kinds]
 
 
-def gradients_are_not_masked(dataset: str, tables: Tables) -> tuple[str, str]:
+def gradients_are_not_masked(dataset: str, tables: Tables) -> Found:
     """The sign of masked gradients: a black box that leaves less than every attack with gradients, under any norm.
 
     Where the same one does so on a model without the layers, the gradient attacks of that table are weak, and the
@@ -457,8 +513,10 @@ def gradients_are_not_masked(dataset: str, tables: Tables) -> tuple[str, str]:
     _, transferred = lowest(rows, iter(row for row in rows if row.startswith("transfer")))
     square = more["square"]
     seen = square["ci95"][1] - square["ci95"][0] <= MARGIN  # on fewer images random search shows nothing by failing
-    return (
+    return Found(
         verdict(False if by_layers else True if seen else None),
+        "",
+        f"{in_percent(square)} by random search, {in_percent(exact)} by gradients",
         f"black boxes that leave less than all gradients, beyond chance, by table: {'; '.join(pieces) or 'none'}; "
         f"less, be it by chance (black-box-stronger): {', '.join(fired[True]) or 'none'}, and {len(fired[False])} "
         f"columns of models without the layers; on rcnn+ under linf random search leaves {spelled(square)}, "
@@ -479,7 +537,7 @@ def black_boxes(column: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def cheaper_training(dataset: str, tables: Tables) -> tuple[str, str]:
+def cheaper_training(dataset: str, tables: Tables) -> Found:
     """Less than half: per epoch, in all with the paper's numbers of epochs, and to equal accuracy if known."""
     table, paper = tables["2"], TRAINING[dataset]
     epoch = {name: median(column["epoch_s"]) for name, column in table.items()}
@@ -492,7 +550,7 @@ def cheaper_training(dataset: str, tables: Tables) -> tuple[str, str]:
         "no accuracy above 50% was reached by both, so that equal accuracy was not compared"
         if alike is None
         else f"until {100 * alike.accuracy:.0f}% of held-out images are right, {alike.ratio:.1f} in time in epochs (in "
-        f"{alike.rounds} of {alike.of} rounds; in others one of them stayed below 50%)"
+        f"{alike.rounds} of {alike.of} rounds, for in others one of them stayed below 50%)"
     )
     taken = {name: taken_by(name, dataset) for name in ("madry", "rcnn", "rcnn+")}
     here = ", ".join(
@@ -502,8 +560,10 @@ def cheaper_training(dataset: str, tables: Tables) -> tuple[str, str]:
     # The paper's rcnn+ makes its noise itself; filters are fitted once, for the rcnn here.
     without, alone = total["rcnn+"] + table["rcnn"]["besides_s"], total["rcnn+"] + total["rcnn"]
     most = alike is not None and 2 * alike.rounds > alike.of
-    return (
+    return Found(
         verdict(ratio > 2, total["madry"] / alone > 2, *((alike.ratio > 2,) if alike and most else ())),
+        f"{said['madry'] / said['rcnn+']:.1f} times",
+        f"{total['madry'] / alone:.1f} times",
         f"madry with {adversary.steps if adversary else 0} steps a batch over rcnn+: {ratio:.1f} in time an epoch "
         f"(paper {paper['madry'][1] / paper['rcnn+'][1]:.1f}); with the paper's numbers of epochs "
         f"{total['madry'] / without:.1f} in all, {total['madry'] / alone:.1f} with the training of the rcnn that makes "
@@ -599,6 +659,6 @@ def judged(dataset: str, tables: Tables) -> Iterator[Judged]:
         needs = claim.needs(dataset).items()
         missing = [table for table, columns in needs if not set(columns) <= set(tables.get(table, {}))]
         if missing:
-            yield Judged(claim.text, UNTESTED, f"columns are missing in table {', '.join(missing)}")
+            yield Judged(claim.text, UNTESTED, "", "", f"columns are missing in table {', '.join(missing)}")
         else:
             yield Judged(claim.text, *claim.judge(dataset, tables))

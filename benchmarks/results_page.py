@@ -29,6 +29,7 @@ from claims import (
     UNTESTED,
     Judged,
     above,
+    in_percent,
     judged,
     reached,
     spelled,
@@ -122,11 +123,8 @@ GUIDE = """\
 
 
 def score(found: dict[str, Any] | None) -> str:
-    """An accuracy with its interval, and n."""
-    if found is None:
-        return ""
-    low, high = found["ci95"]
-    return f"{100 * found['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    """An accuracy with its interval; nothing where there is none."""
+    return "" if found is None else in_percent(found)
 
 
 def beside(found: dict[str, Any] | None, paper: float | None) -> str:
@@ -156,18 +154,24 @@ def claimed(results: list[dict[str, Any]], models: str) -> Iterator[str]:
         f"worse what begins above -{100 * MARGIN:g}. A number of the paper is reached where it does not lie above our\n"
         f"interval. Where less than {100 * SMALL:g}% is left of both, or images are too few, we cannot tell. That a\n"
         "model is robust, or as robust as adversarial training, is judged by the better of the one here and the one\n"
-        f"with its authors' constants. The verdicts are on {models}, one training of each.\n"
+        f"with its authors' constants. The verdicts are on {models}, one training of each.\n\n"
+        'Under "here" stands what all attacks together leave, in percent, unless it says otherwise; under "paper"\n'
+        "what the strongest of its attacks leaves there, of the same models in the same order.\n"
     )
     for dataset in DATASETS:
         tables = {result["table"]: result["columns"] for result in results if result["dataset"] == dataset}
         found = list(judged(dataset, tables))
         yield f"### {dataset}\n"
         yield f"{in_short(found, tables, dataset if models == SHIPPED else None)}\n"
-        yield "| claim | verdict | the numbers |"
-        yield "|---|---|---|"
+        yield "| claim | paper | here | verdict |"
+        yield "|---|---|---|---|"
         for each in found:
-            yield f"| {each.claim} | {each.verdict} | {each.evidence} |"
-        yield ""
+            yield f"| {each.claim} | {each.paper} | {each.here} | **{each.verdict}** |"
+        yield "\n<details><summary>The numbers behind the verdicts</summary>\n"
+        for each in found:
+            yield f"- **{each.claim}**: {each.verdict}."
+            yield from (f"  - {piece}" for piece in each.evidence.split("; "))
+        yield "\n</details>\n"
 
 
 def in_short(found: list[Judged], tables: dict[str, Any], shipped: str | None = None) -> str:

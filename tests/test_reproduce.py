@@ -265,6 +265,36 @@ def test_claims_are_judged_by_intervals():
     assert judge(60, 175, 100) == ["not reproduced", "not reproduced"]
 
 
+def test_each_claim_shows_the_papers_number_and_ours():
+    tables = as_in_the_paper("mnist", 200)
+    tables["3"] |= {"rcnn+": scored(2) | {"strongest": {"row": "apgd-ce/eot"}}, "madry": scored(170), "rcnn": scored(0)}
+    tables["4"] |= {"rcnn+ eps=0.35": {"rows": tables["4"]["rcnn+ eps=0.35"]["rows"], "worst_case": scored(8)}}
+    shown = {each.claim: (each.paper, each.here) for each in claims.judged("mnist", tables)}
+    assert set(shown) == {claim.text for claim in claims.CLAIMS}
+    assert all(here for _, here in shown.values())
+    assert shown["the reconstruction mitigates minor perturbations in every norm (Claim 1)"] == (
+        "below 1",
+        "0.30 to 0.90 of the length passes",
+    )
+    assert shown["rCNN, trained on clean images alone, is robust under linf"] == ("39.4", "rcnn 0.0 (0.0 to 1.9)")
+    assert shown["under linf it does as well as adversarial training"] == (
+        "88.4 and 88.6",
+        "rcnn+ 1.0 (0.3 to 3.6), madry 85.0 (79.4 to 89.3)",
+    )
+    assert shown["beyond the bound it keeps what adversarial training loses"] == (
+        "75.8 and 42.9",
+        "rcnn+ 4.0 (2.0 to 7.7), madry 5.0 (2.7 to 9.0)",
+    )
+    above = shown["the layers raise certified accuracy, at equal noise"][1]
+    assert above == "higher in 4 of 4 comparisons, not higher in 0", "rcnn over cnn, rcnn+ over its control, two sigmas"
+    text = "\n".join(
+        results_page.claimed([{"table": t, "dataset": "mnist", "columns": c} for t, c in tables.items()], "")
+    )
+    robust = "rCNN+ is robust under linf without adversarial training"
+    assert f"| {robust} | 88.4 | rcnn+ 1.0 (0.3 to 3.6) | **partly** |" in text
+    assert f"- **{robust}**: partly.\n  - paper 88.4 under the strongest of its attacks\n  - of those, " in text
+
+
 def test_a_claim_holds_if_it_holds_with_the_authors_constants():
     tables = as_in_the_paper("mnist", 200)
     weak = {"1": tables["1"] | {"rcnn+": attacked_rows(tables, 2)}, "3": tables["3"] | {"rcnn+": scored(2)}}
@@ -563,7 +593,7 @@ def test_a_missing_column_leaves_its_claims_untested_and_no_other():
             needing = {claim.text for claim in claims.CLAIMS if column in claim.needs("mnist").get(table, ())}
             assert {claim for claim, verdict in verdicts("mnist", rest).items() if verdict == "not tested"} == needing
     text = "\n".join(results_page.claimed([], results_page.SHIPPED))
-    assert text.count("| not tested |") == sum(len(claim.datasets) for claim in claims.CLAIMS)
+    assert text.count("| **not tested** |") == sum(len(claim.datasets) for claim in claims.CLAIMS)
     assert f"Of {len(claims.CLAIMS)} claims: {len(claims.CLAIMS)} not tested." in text
 
 
