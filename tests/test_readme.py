@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import claims
 import pytest
 import results_page
 from cards import cards
@@ -102,6 +103,14 @@ def test_what_suites_miss_is_of_the_result_files():
     assert (
         f"{left}, where FAB takes it from {rows['apgd-t/static']:g} to {rows['fab-t/static']:g}." in README.read_text()
     )
+
+
+def test_the_verdicts_are_counted_from_the_result_files():
+    found = results_page.results()
+    for dataset in results_page.DATASETS:
+        tables = {result["table"]: result["columns"] for result in found if result["dataset"] == dataset}
+        counted = results_page.in_short(list(claims.judged(dataset, tables)), {}).removeprefix("Of")
+        assert f"\n- {dataset}, of{counted}\n" in README.read_text(encoding="utf-8"), counted
 
 
 def test_the_headline_table_is_of_the_result_files():
