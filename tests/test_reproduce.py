@@ -285,6 +285,20 @@ def test_each_claim_shows_the_papers_number_and_ours():
         "75.8 and 42.9",
         "rcnn+ 4.0 (2.0 to 7.7), madry 5.0 (2.7 to 9.0)",
     )
+    said, here = shown["the same model is robust under l2, where linf adversarial training is less so"]
+    assert (said, here.partition("(")[0]) == ("83.9", "rcnn+ 83.9 ")
+    assert here.endswith(", madry 10.0 (6.6 to 14.9)")
+    assert shown["one model withstands l1, l2 and linf at once, better than linf adversarial training"] == (
+        "",
+        "rcnn+ 60.0 (53.1 to 66.5), madry 10.0 (6.6 to 14.9)",
+    )
+    noise = shown["more noise at run time (beta2) buys robustness"][1]
+    assert [piece.partition(":")[0] for piece in noise.split("; ")] == ["linf", "l1", "l2"]
+    gradients = shown["the layers do not mask gradients"][1]
+    assert gradients.startswith("95.0 (91.0 to 97.3) by random search, 90.5")
+    assert gradients.endswith("88.4 (83.2 to 92.1) by gradients through it")
+    training = shown["training costs a fraction of adversarial training by PGD, with the steps that its authors take"]
+    assert training == ("4.8 times", "6.1 times"), "(85 * 112 + 30) / (100 * (11 + 4) + 30 + 30)"
     above = shown["the layers raise certified accuracy, at equal noise"][1]
     assert above == "higher in 4 of 4 comparisons, not higher in 0", "rcnn over cnn, rcnn+ over its control, two sigmas"
     text = "\n".join(
