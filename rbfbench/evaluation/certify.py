@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from rbfbench.evaluation.target import Target
 from rbfbench.precision import full_precision
 from rbfbench.results.atomic import write_atomic
 from rbfbench.results.certificates import ABSTAIN, Certificate, Certification, certified, radius_of
-from rbfbench.results.records import encode
+from rbfbench.results.records import Amount, Record, encode
 from rbfbench.results.store import cell_key
 
 CHUNK = 1000  # draws that share a key; fixed, so that a certificate does not depend on the batch size
@@ -106,13 +107,13 @@ def certify(
         ModelError: The model fails, or its answers are not finite.
         LoadError: The folder cannot be written.
     """
-    began, environment = time.monotonic(), describe_environment(target.device)
+    environment = describe_environment(target.device)
     target.max_rows = batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
     digest = target.fingerprint(images)
     batch = None if target.card["batch_invariant"] or _alone(target) else target.max_rows
     store = _Store(folder, spec, digest, batch, target.draws if _fixed(target) else None)
     keys = Keys.of(images.ids, spec.seed).fold("certify")
-    done: list[Certificate] = []
+    done: list[_Kept] = []
     each, status = spec.n0 + spec.n, "complete"
     try:
         for i, image in enumerate(images.ids):
@@ -124,13 +125,16 @@ def certify(
                 def tell(draws: int, start: int = i * each) -> None:
                     progress(start + draws, len(images) * each)
 
-                found = certificate(target, x.to(target.device), here, spec, image=image, label=int(y[0]), tell=tell)
+                began = time.monotonic()
+                made = certificate(target, x.to(target.device), here, spec, image=image, label=int(y[0]), tell=tell)
+                found = _Kept(certificate=made, wall_s=time.monotonic() - began)
                 store.write(found)
             done.append(found)
     except KeyboardInterrupt:
         if not done:
             raise
         status = "started"
+    certificates = [kept.certificate for kept in done]
     return Certification(
         status=status,  # type: ignore[arg-type]
         spec=dataclasses.asdict(spec) | {"source": images.source, "limit": len(images)},
@@ -138,11 +142,11 @@ def certify(
         data_digest=images.digest,
         model=target.card,
         environment=environment,
-        wall_s=time.monotonic() - began,
+        wall_s=fsum(kept.wall_s for kept in done),
         ceiling=radius_of(spec.n, spec.n, sigma=spec.sigma, alpha=spec.alpha),
-        abstained=sum(each.prediction == ABSTAIN for each in done),
-        certified=certified(done, spec.radii),
-        certificates=done,
+        abstained=sum(each.prediction == ABSTAIN for each in certificates),
+        certified=certified(certificates, spec.radii),
+        certificates=certificates,
     )
 
 
@@ -238,6 +242,13 @@ def _fixed(target: Target) -> bool:
     return view.noisy and view.exact
 
 
+class _Kept(Record, frozen=True, kw_only=True):
+    """What the file of an image holds: a run that goes on counts the time of those before it."""
+
+    certificate: Certificate
+    wall_s: Amount
+
+
 class _Store:
     """One file an image, named after everything that decides its certificate."""
 
@@ -248,26 +259,26 @@ class _Store:
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
         kept = ("sigma", "n0", "n", "alpha", "seed", "knobs", "loading")
-        self.decides = {"schema": 3, "model": digest, "batch": batch} | {name: getattr(spec, name) for name in kept}
+        self.decides = {"schema": 4, "model": digest, "batch": batch} | {name: getattr(spec, name) for name in kept}
         if passes is not None:  # of each answer; others answer by one
             self.decides["passes"] = passes
 
     def _path(self, image: str) -> Path | None:
         return self.folder and self.folder / f"{cell_key(self.decides | {'image': image})}.json"
 
-    def read(self, image: str) -> Certificate | None:
-        """The certificate of an image if it is there and whole."""
+    def read(self, image: str) -> _Kept | None:
+        """The certificate of an image, and what it took, if it is there and whole."""
         path = self._path(image)
         if path is None or not path.is_file():
             return None
         try:
-            found = msgspec.json.decode(path.read_bytes(), type=Certificate)
+            found = msgspec.json.decode(path.read_bytes(), type=_Kept)
         except (msgspec.DecodeError, UnicodeDecodeError):  # damaged: computed again, and written anew
             return None
-        return found if found.image == image else None
+        return found if found.certificate.image == image else None
 
-    def write(self, found: Certificate) -> None:
+    def write(self, found: _Kept) -> None:
         """Keep a certificate."""
-        path = self._path(found.image)
+        path = self._path(found.certificate.image)
         if path:
             write_atomic(path, encode(found))

@@ -44,6 +44,7 @@ class Certification(Record, frozen=True, kw_only=True):
     Attributes:
         status: "started" where the user stopped it before its end.
         spec: Everything that decides it.
+        wall_s: Seconds of all certificates, those found in the folder included.
         ceiling: Radius that nothing can exceed: what the number of draws allows where every answer is the same.
         abstained: Images without an answer.
         certified: Accuracy at radii asked for, the first one at 0.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import rbfbench
 from rbfbench.attacks.rng import Keys
 from rbfbench.cli import cli
 from rbfbench.errors import ModelError, UsageError
-from rbfbench.evaluation.certify import CertifySpec, _Store, certify, counts
+from rbfbench.evaluation.certify import CertifySpec, _Kept, _Store, certify, counts
 from rbfbench.evaluation.loading import load_target
 from rbfbench.evaluation.target import inspect
 from rbfbench.results.certificates import Certificate
@@ -145,12 +146,12 @@ def test_certificates_of_single_passes_are_not_taken_for_those_of_fixed_noise(tm
     target = load_target("rcnn+", images, CPU, knobs={"noise_scope": "model", "m": 2})
     old = _Store(tmp_path, spec(n=100), target.fingerprint(images), None, None)
     bogus = Certificate(image=images.ids[0], label=0, prediction=0, top=0, k=77, radius=9.0)
-    old.write(bogus)
-    assert old.read(bogus.image) == bogus
+    old.write(_Kept(certificate=bogus, wall_s=1.0))
+    assert old.read(bogus.image) == _Kept(certificate=bogus, wall_s=1.0)
     (found,) = certify(target, images, spec(n=100), folder=tmp_path).certificates
     assert found.radius != bogus.radius
     again = _Store(tmp_path, spec(n=100), target.fingerprint(images), None, 2)
-    assert again.read(bogus.image) == found
+    assert again.read(bogus.image).certificate == found
 
 
 def test_python_users_certify_tensors():
@@ -179,6 +180,15 @@ def test_certificates_are_kept_and_damaged_ones_made_again(tmp_path):
     other = certify(target, images, spec(sigma=0.1), folder=tmp_path)
     assert other.certificates != first.certificates
     assert len(list((tmp_path / "certificates").iterdir())) == 6
+
+
+def test_a_run_that_finds_its_certificates_counts_the_time_that_they_took(tmp_path):
+    images = two_classes(3)
+    target = inspect(HalfSpace(0.3), "toy", images, CPU)
+    began = time.monotonic()
+    first = certify(target, images, spec(), folder=tmp_path)
+    assert 0 < first.wall_s <= time.monotonic() - began
+    assert certify(target, images, spec(), folder=tmp_path).wall_s == first.wall_s
 
 
 def test_an_interrupt_keeps_what_is_done(tmp_path):
