@@ -75,6 +75,7 @@ COMPUTED = {"3": ("linf",), "3-l1": ("l1",), "3-l2": ("l2",), "union": NORMS}
 TRADED = {"7": ("linf", "cw"), "7-l1": ("l1", "ead"), "7-l2": ("l2", "cw-l2")}  # beside PGD and its transfer
 SURVIVORS = ("--suite", "autoattack", "--worst-case")  # as its authors run it: nothing random can be broken for sure
 UNSEEN = ("--gradient", "static", "--attack", "apgd-ce", "--attack", "apgd-t", "--attack", "fab-t")
+TARGETED = ("--gradient", "eot", "--objective", "mean-of-losses", "--attack", "apgd-t")
 UNSEEN_SMALL = ("--cap", "apgd-t/static=200", "--cap", "fab-t/static=200")
 TRANSFER = (
     *("--attack", "transfer", "--set", "transfer.loss=ce"),
@@ -262,9 +263,12 @@ def autoattacked(plan: Plan) -> Iterator[Job]:
     for model in plan.models:
         suite = ("--suite", "autoattack-rand") if model in RANDOM else SURVIVORS
         yield Job(model, plan.attack(model, AUTOATTACK[plan.table], "--passes", "10", *suite))
-    plain, few = plan._replace(scale="full"), UNSEEN_SMALL if plan.scale == "small" else ()
+    plain, small = plan._replace(scale="full"), plan.scale == "small"
+    blind = (*UNSEEN, *(UNSEEN_SMALL if small else ()))
+    through = (*TARGETED, *(("--eot-samples", "10", "--set", "apgd-t.targets=5") if small else ("--eot-samples", "20")))
     for model in [model for model in plan.models if model in RANDOM]:  # whose suite leaves these out
-        yield Job(f"{model} static", plain.attack(model, AUTOATTACK[plan.table], "--passes", "10", *UNSEEN, *few))
+        for kind, words in {"static": blind, "targeted": through}.items():
+            yield Job(f"{model} {kind}", plain.attack(model, AUTOATTACK[plan.table], "--passes", "10", *words))
 
 
 def quick(plan: Plan) -> Iterator[Job]:
@@ -384,7 +388,7 @@ def together(norms: Sequence[str], results: Path, dataset: str, target: Path) ->
 
 def met_by(model: str, has: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The columns that belong to a model, of all tables that have it."""
-    names = [model, f"{model} static", *(BY if model == "rcnn+" else ())]
+    names = [model, f"{model} static", f"{model} targeted", *(BY if model == "rcnn+" else ())]
     return {
         table if name == model else f"{table} ({name})": columns[name]
         for name in names

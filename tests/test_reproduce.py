@@ -962,6 +962,8 @@ def test_the_union_over_norms_is_of_what_result_files_keep(tmp_path, capsys):
     l2 = together(("l2",), tmp_path)
     assert [l2[name]["attacks"] for name in ("cnn", "rcnn+")] == [3, 4]
     assert l2["rcnn+"]["tables"] == ["5-l2", "beyond-l2", "autoattack-l2", "autoattack-l2 (rcnn+ static)"]
+    add(tmp_path, "autoattack-l2", "rcnn+ targeted", column_of(tmp_path / "l2-rcnn+"))
+    assert together(("l2",), tmp_path)["rcnn+"]["tables"][-1] == "autoattack-l2 (rcnn+ targeted)"
     file = tmp_path / "table-autoattack-l2-digits.json"
     columns = {name: column for name, column in reproduce.columns_of(file).items() if name != "cnn"}
     reproduce.write(file, {"columns": columns})
