@@ -164,7 +164,7 @@ def worst_of(runs: Sequence[Ran]) -> dict[str, Any]:
 
     It is over the images that all runs are on. A random model is judged on those that every attack through its noise
     has met: on others the strongest attacks never ran, and they would pass for robust. Attacks that ran on fewer images
-    than that count for those. The choice looks at selection draws only, and is scored on fresh ones (`_chosen`).
+    than that count for those. Candidates are chosen by selection draws only, and scored on fresh ones (`_chosen`).
 
     Raises:
         ValueError: The runs do not belong together.
@@ -203,7 +203,8 @@ def _chosen(runs: Sequence[Ran], counted: set[str]) -> dict[str, Outcome]:
     """The strongest candidate of each image counted.
 
     One decision leans far by luck, where the mean of ten does not: only candidates that as many decisions chose are
-    compared, and of the choices so made the one that leaves least is taken as a whole.
+    compared. Each choice so made bounds from above what is left; of these two bounds the lower is taken, as of the
+    tables under one norm and of all three together, which is to lie below each.
     """
     alike: dict[int, list[Row]] = {}
     for run in runs:

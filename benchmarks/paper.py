@@ -191,3 +191,8 @@ TRAINING: dict[str, dict[str, tuple[int, float, float]]] = {
     "mnist": {"madry": (85, 112, 0), "rcnn": (100, 4, 600), "rcnn+": (100, 11, 900)},
     "cifar10": {"madry": (205, 1200, 0), "rcnn": (600, 29, 2700), "rcnn+": (600, 51, 3600)},
 }
+
+# Fig. 3: data set -> norm -> Euclidean length of an attack on the class before and after the reconstruction.
+FIGURE_3: dict[str, dict[str, tuple[float, float]]] = {
+    "cifar10": {"l1": (0.6, 0.4), "l2": (1.0, 0.7), "linf": (1.4, 0.8)},
+}

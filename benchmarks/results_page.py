@@ -37,7 +37,7 @@ from claims import (
 )
 from outcomes import with_images
 from paper import BEYOND_BOUND, BOUNDS, CERTIFIED, COUNTED, PAPER, RADII, STRONGEST, TRADE_OFF, TRAINING, Numbers
-from reproduce import ATTACKED, AUTOATTACK, BEYOND, COMPUTED, MODELS, NORMS, RESULTS, TRADED
+from reproduce import ATTACKED, AUTOATTACK, BEYOND, COMPUTED, MODELS, NORMS, OF_NORM, RESULTS, TRADED
 from training_time import taken_by, to_equal_accuracy
 
 from rbfbench.defenses import shipped_path
@@ -106,8 +106,9 @@ GUIDE = """\
   drawn noise, and back as if there were none. `/eot` follows the exact gradient through drawn noise. `transfer`
   carries over what was made on `cnn`. Every candidate is scored with fresh noise, 10 decisions of 10 passes each (3 in
   the quick run).
-- AutoAttack has a suite of its own for random models. What it runs on the others, made without the noise, they meet in
-  the column "static" where there is one.
+- AutoAttack has a suite of its own for random models, of untargeted attacks. What it runs on the others they meet made
+  without the noise in the column "static", and its targeted APGD through the noise in the column "targeted", where they
+  are there; FAB has not looked through noise.
 - In a **worst case** each image meets the strongest attack of its table, examples made on other models included; in
   Table III and the union, of all tables. On a random model it is over the images that every attack through the noise
   has met, and each image's strongest candidate is chosen by some decisions and scored by others, so that luck does not
@@ -138,8 +139,8 @@ def page(results: list[dict[str, Any]], *, own: bool = False) -> str:
     sections = (line for result in results for line in section(result))
     models, guide = (OWN, OF_OWN + GUIDE) if own else (SHIPPED, OF_SHIPPED + GUIDE)
     first = (
-        f"All attacks of all tables together, each image under the strongest ({radii()}); an empty cell: not run under "
-        "all attacks of that norm:\n"
+        f"All attacks of all tables together, each image under the strongest ({radii()}). An empty cell was not run; "
+        '"without" names a table of attacks that a cell lacks:\n'
     )
     parts = [INTRO.format(models=models), first, *headline(results, own=own), "", *claimed(results, models)]
     return "\n".join([*parts, "## How to read the tables\n", guide, *sections]) + "\n"
@@ -149,13 +150,16 @@ def claimed(results: list[dict[str, Any]], models: str) -> Iterator[str]:
     """The paper's claims and what our numbers say of them."""
     yield "## What holds of the paper's claims\n"
     yield (
-        "Judged by a rule for each claim (`benchmarks/claims.py`). One accuracy is higher or lower than another where\n"
-        f"an exact sign-flip test says so at {100 * ALPHA:g}%, image by image, as for worst cases; else where the 95%\n"
-        f"interval of their difference leaves out 0. Not higher is also what ends below {100 * SMALL:g} points, no\n"
-        f"worse what begins above -{100 * MARGIN:g}. A number of the paper is reached where it does not lie above our\n"
-        f"interval. Where less than {100 * SMALL:g}% is left of both, or images are too few, we cannot tell. That a\n"
-        "model is robust, or as robust as adversarial training, is judged by the better of the one here and the one\n"
-        f"with its authors' constants. The verdicts are on {models}, one training of each.\n\n"
+        "Each claim has parts, judged by a rule that is written beside it (`benchmarks/claims.py`); what each part\n"
+        "found stands folded below the table. **Reproduced**: every part holds. **Partly**: some hold and some fail.\n"
+        "**Not reproduced**: some fail and none holds. **Cannot tell**: none fails, and some are undecided.\n\n"
+        "One accuracy is higher than another where an exact sign-flip test over the images that both are on says so\n"
+        f"at {100 * ALPHA:g}%. It is not higher where the test says the contrary, or where the 95% interval of their\n"
+        f"difference ends below {100 * SMALL:g} points; it is no worse where that interval begins above\n"
+        f"-{100 * MARGIN:g}; else it is undecided. A number of the paper is reached where it does not lie above our\n"
+        "interval. That a model is robust, or as robust as adversarial training, is judged by the better of the one\n"
+        f"here and the one with its authors' constants. The verdicts are on {models}, one\n"
+        "training of each.\n\n"
         'Under "here" stands what all attacks together leave, in percent, unless it says otherwise; under "paper"\n'
         "what the strongest of its attacks leaves there, of the same models in the same order.\n"
     )
@@ -206,11 +210,12 @@ def in_short(found: list[Judged], tables: dict[str, Any], shipped: str | None = 
             )
     if shipped and reached(blind[0], paper := PAPER["1", shipped]["pgd/static"]["rcnn+"] or 0) is False:
         taken = taken_by("rcnn+", shipped)
-        after = f", after {taken.before} of another training," if taken.before else ""
+        after = f", after {taken.before} of an earlier run," if taken.before else ""
         text += (
             f" Already PGD that does not see the noise leaves less than the paper's {paper:g}: this rcnn+ is of "
             f"{taken.epochs} epoch{'s' * (taken.epochs > 1)}{after} where the paper's is of "
-            f"{TRAINING[shipped]['rcnn+'][0]}. What was not reproduced with it is not thereby refuted for the paper's."
+            f"{TRAINING[shipped]['rcnn+'][0]}, and how its PGD was set is not known. What was not reproduced with it "
+            "is not thereby refuted for the paper's."
         )
     return text
 
@@ -236,11 +241,16 @@ def section(result: dict[str, Any]) -> Iterator[str]:
             yield ""
             yield from certified(dataset, certificates)
     yield ""
-    if table == "2" or table in COMPUTED:
+    if table == "2":
         one = next(iter(columns.values()))
-        spent = fsum(column["wall_s"] for column in columns.values()) if table in COMPUTED else one["wall_s"]
         places = "; ".join(dict.fromkeys(where(column) for column in columns.values()))
-        yield f"- all: `{one['command']}`, seed {one['seed']}, {spent:.0f} s on {places}\n"
+        yield f"- all: `{one['command']}`, seed {one['seed']}, {one['wall_s']:.0f} s on {places}\n"
+    elif table in COMPUTED:
+        one = next(iter(columns.values()))
+        yield "<details><summary>Command, machines and time of the attacks</summary>\n"
+        yield f"- all: `{one['command']}`, seed {one['seed']}"
+        yield from (f"- {name}: {column['wall_s']:.0f} s on {where(column)}" for name, column in columns.items())
+        yield "\n</details>\n"
     else:
         yield from provenance(columns)
 
@@ -287,12 +297,17 @@ def timed(dataset: str, columns: dict[str, Any]) -> Iterator[str]:
 
 def passed_on(columns: dict[str, Any]) -> Iterator[str]:
     """Ratios of Euclidean lengths, after over before: random changes, and those that pass best."""
+    yield (
+        "Euclidean length of a change after the reconstruction over that before, without noise. Changes are as long as "
+        "those of the attacks, random or sought by gradient ascent to pass whole, which is no attack on the class.\n"
+    )
+    change = {"random": "random", "adversarial": "sought to pass"}
     yield "| | norm | eps | change | mean | largest | images |"
     yield "|---|---|---|---|---|---|---|"
     for name, column in columns.items():
         for row in column["ratios"]:
             ratios = f"{row['mean']:.3f} | {row['largest']:.3f} | {row['n']}"
-            yield f"| {name} | {row['norm']} | {row['eps']:g} | {row['kind']} | {ratios} |"
+            yield f"| {name} | {row['norm']} | {row['eps']:g} | {change[row['kind']]} | {ratios} |"
 
 
 def strongest(dataset: str, columns: dict[str, Any], table: str) -> Iterator[str]:
@@ -412,12 +427,19 @@ def headline(results: list[dict[str, Any]], *, own: bool = False) -> Iterator[st
             found = [tables.get(table, {}).get(model) for table in norms.values()]
             if any(found):
                 clean = (tables.get(table, {}).get(model, {}).get("clean") for table in ATTACKED)
-                cells = (
-                    f"{score(cell)}, n {cell['n']}" if cell else ""
-                    for cell in (next(filter(None, clean), None), *found)
-                )
+                first = next(filter(None, clean), None)
+                cells = [f"{score(first)}, n {first['n']}" if first else ""]
+                cells += [all_of(cell, table) for table, cell in zip(norms.values(), found, strict=True)]
                 whole = "" if own else whole_test(model, dataset)
                 yield f"| `{model}` | {dataset} | {whole} | {' | '.join(cells)} |"
+
+
+def all_of(found: dict[str, Any] | None, table: str) -> str:
+    """What all attacks of the norms of a table left, and which tables of attacks are not in it."""
+    if found is None:
+        return ""
+    lacking = [each for norm in COMPUTED[table] for each in OF_NORM[norm] if each not in found["tables"]]
+    return f"{score(found)}, n {found['n']}" + (f", without {', '.join(lacking)}" if lacking else "")
 
 
 def provenance(columns: dict[str, Any]) -> Iterator[str]:

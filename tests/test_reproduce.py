@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -197,14 +198,18 @@ def as_in_the_paper(dataset: str, n: int) -> dict:
                 "rows": {sharp: rows[f"{blind}/static"]},
                 "worst_case": rows[f"{blind}/static"],
             }
-    under = {"l1": attacked("5-l1", "rcnn+"), "l2": attacked("5-l2", "rcnn+")}
+    under = {norm: {model: attacked(f"5-{norm}", model) for model in claims.BOTH} for norm in ("l1", "l2")}
     norms = {
-        f"3-{norm}": {"rcnn+": min(column["rows"].values(), key=lambda r: r["accuracy"]), "madry": found(10)}
-        for norm, column in under.items()
+        f"3-{norm}": {
+            model: min(column["rows"].values(), key=lambda row: row["accuracy"]) for model, column in columns.items()
+        }
+        | {"madry": found(10)}
+        for norm, columns in under.items()
     }
     every, wide = {"rcnn+": found(60), "madry": found(10)}, paper.BOUNDS[dataset][1]
+    certified = {"cnn": 10, "cnn-l": 10, "rcnn": 90, "rcnn ": 90, "rcnn+": 99}
     static = {"apgd-dlr/static": attacked("1", "rcnn+")["rows"]["pgd/static"]}
-    exact = dict.fromkeys(claims.THROUGH_NOISE, attacked("1", "rcnn+")["rows"]["pgd/bpda-eot"])
+    exact = {"pgd/eot": attacked("1", "rcnn+")["rows"]["pgd/bpda-eot"]}
     return norms | {
         "claim-1": {"rcnn+": passed(0.3, 0.9)},
         "1": {model: attacked("1", model) for model in claims.BOTH}
@@ -217,11 +222,11 @@ def as_in_the_paper(dataset: str, n: int) -> dict:
             f"{model} eps={wide}": {"rows": {"pgd-margin/static": found(percent)}, "worst_case": found(percent)}
             for model, percent in {"rcnn+": paper.BEYOND_BOUND[dataset]["rcnn+"][wide], "madry": 5}.items()
         },
-        "5-l1": {"rcnn+": under["l1"]},
-        "5-l2": {"rcnn+": under["l2"]},
+        "5-l1": under["l1"],
+        "5-l2": under["l2"],
         "6": {
             f"{name} sigma={sigma:g} n=50000": {
-                "certified": [found(0) | {"radius": 0.0}, found(90 if "rcnn" in name else 10) | {"radius": 0.5}],
+                "certified": [found(0) | {"radius": 0.0}, found(certified[name[:5]]) | {"radius": 0.5}],
                 "ceiling": 0.6,
                 "draws": 50_000,
             }
@@ -229,7 +234,7 @@ def as_in_the_paper(dataset: str, n: int) -> dict:
             for sigma in claims.sigmas(dataset)
         },
         **traded,
-        "beyond-linf": {model: {"rows": static | exact | {"square": found(95)}, "checks": {}} for model in claims.BOTH},
+        "beyond-linf": {model: {"rows": static | exact | {"square": found(99)}, "checks": {}} for model in claims.BOTH},
         "union": every,
     }
 
@@ -237,8 +242,11 @@ def as_in_the_paper(dataset: str, n: int) -> dict:
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
 def test_whoever_finds_what_the_paper_says_reproduces_it(dataset):
     found = verdicts(dataset, as_in_the_paper(dataset, 10_000))
-    assert set(found) == {claim.text for claim in claims.CLAIMS if dataset in claim.datasets}
-    assert {claim: verdict for claim, verdict in found.items() if verdict != "reproduced"} == {}
+    assert set(found) == {claim.text for claim in claims.CLAIMS}
+    others = {claim: verdict for claim, verdict in found.items() if verdict != "reproduced"}
+    # By its own numbers copies help under l1 and l2, and under linf no longer on CIFAR-10: 46.2 and 46.6.
+    copies = {"training on noisy copies makes rCNN+ more robust than rCNN": "partly"}
+    assert others == (copies if dataset == "cifar10" else {})
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
@@ -274,7 +282,7 @@ def test_each_claim_shows_the_papers_number_and_ours():
     assert all(here for _, here in shown.values())
     assert shown["the reconstruction mitigates minor perturbations in every norm (Claim 1)"] == (
         "below 1",
-        "0.30 to 0.90 of the length passes",
+        "0.30 to 0.30 of random changes, 0.90 to 0.90 of changes sought to pass",
     )
     assert shown["rCNN, trained on clean images alone, is robust under linf"] == ("39.4", "rcnn 0.0 (0.0 to 1.9)")
     assert shown["under linf it does as well as adversarial training"] == (
@@ -282,8 +290,9 @@ def test_each_claim_shows_the_papers_number_and_ours():
         "rcnn+ 1.0 (0.3 to 3.6), madry 85.0 (79.4 to 89.3)",
     )
     assert shown["beyond the bound it keeps what adversarial training loses"] == (
-        "75.8 and 42.9",
-        "rcnn+ 4.0 (2.0 to 7.7), madry 5.0 (2.7 to 9.0)",
+        "75.8, and 42.9 by PGD",
+        "by all of Table IV rcnn+ 4.0 (2.0 to 7.7), madry 5.0 (2.7 to 9.0); by PGD rcnn+ 75.8 (69.4 to 81.2), "
+        "madry 5.0 (2.7 to 9.0)",
     )
     said, here = shown["the same model is robust under l2, where linf adversarial training is less so"]
     assert (said, here.partition("(")[0]) == ("83.9", "rcnn+ 83.9 ")
@@ -294,15 +303,22 @@ def test_each_claim_shows_the_papers_number_and_ours():
     )
     noise = shown["more noise at run time (beta2) buys robustness"][1]
     assert [piece.partition(":")[0] for piece in noise.split("; ")] == ["linf", "l1", "l2"]
-    gradients = shown["the layers do not mask gradients"][1]
-    assert gradients.startswith("95.0 (91.0 to 97.3) by random search, 90.5")
-    assert gradients.endswith("88.4 (83.2 to 92.1) by gradients through it")
+    theirs, gradients = shown["the layers do not mask gradients"]
+    assert theirs == ("90.5 by examples made elsewhere, 91.1 by attacks that do not see the noise, 88.4 by BPDA+EoT"), (
+        "of its own Table I"
+    )
+    assert gradients == (
+        "90.5 (85.6 to 93.8) by examples made elsewhere, 94.9 (90.9 to 97.2) by PGD that does not see the noise, "
+        "88.4 (83.2 to 92.1) by gradients through it; on rcnn+ 99.0 (96.4 to 99.7) by random search, 88.4 (83.2 to "
+        "92.1) by gradients"
+    )
     training = shown["training costs a fraction of adversarial training by PGD, with the steps that its authors take"]
-    assert training == ("4.8 times", "6.1 times"), "(85 * 112 + 30) / (100 * (11 + 4) + 30 + 30)"
+    ours = "8.2 times, 6.1 with the rcnn that makes its noise here"
+    assert training == ("4.8 times", ours), "(85 * 112 + 30) / (100 * 11 + 30 + 30), and 100 * (11 + 4)"
     said, above = shown["the layers raise certified accuracy, at equal noise"]
     assert said == "94.7 and 92.7 at sigma 0.2, radius 0.5"
     assert above == (
-        "rcnn 90.0 (85.1 to 93.4), cnn 10.0 (6.6 to 14.9) there; higher in 4 of 4 comparisons, not higher in 0"
+        "rcnn 90.0 (85.1 to 93.4), cnn 10.0 (6.6 to 14.9) there; higher in 4 of 4 comparisons, lower in 0"
     ), "rcnn over cnn, rcnn+ over its control, two sigmas"
     text = "\n".join(
         results_page.claimed([{"table": t, "dataset": "mnist", "columns": c} for t, c in tables.items()], "")
@@ -355,6 +371,28 @@ def test_the_interval_of_a_difference_is_newcombes(one, other, interval):
     assert found == pytest.approx(interval, abs=1e-4)
 
 
+@pytest.mark.parametrize(("e", "f", "g", "h"), [
+    (36, 12, 2, 0), (16, 1, 3, 0), (53, 1, 0, 0), (20, 3, 1, 26), (90, 8, 2, 100),
+])  # fmt: skip
+def test_of_the_same_images_the_interval_is_newcombes_for_pairs(e, f, g, h):
+    """By the counts of his second paper: images right by both, by the first alone, by the second alone, by neither."""
+    n, shared = e + f + g + h, e * h - f * g
+    margins = (e + f) * (g + h) * (e + g) * (f + h)
+    phi = (max(shared - n / 2, 0) if shared > 0 else shared) / math.sqrt(margins) if margins else 0
+    ours, others = score(e + f, n), score(e + g, n)
+    down, up = ours.accuracy - ours.ci95[0], ours.ci95[1] - ours.accuracy
+    down_2, up_2 = others.accuracy - others.ci95[0], others.ci95[1] - others.accuracy
+    wanted = (
+        (f - g) / n - math.sqrt(down**2 - 2 * phi * down * up_2 + up_2**2),
+        (f - g) / n + math.sqrt(up**2 - 2 * phi * up * down_2 + down_2**2),
+    )
+    one = {f"{i}": float(i < e + f) for i in range(n)}
+    other = {f"{i}": float(i < e or e + f <= i < e + f + g) for i in range(n)}
+    pair = [scored(sum(left.values()), n) | {"images": left} for left in (one, other)]
+    assert claims.difference(*pair) == pytest.approx(wanted, abs=1e-9)
+    assert (phi > 0) == (h >= 26), "where both fail on the same images the interval is narrower"
+
+
 def test_alike_is_more_than_not_shown_to_differ():
     many, fewer, few = scored(182), scored(168), scored(17, 20)
     assert claims.no_worse(fewer, many) is False, "91% against 84% of 200 differ"
@@ -365,7 +403,7 @@ def test_alike_is_more_than_not_shown_to_differ():
     assert claims.above(fewer, many) is False
     assert claims.above(scored(92, 100), scored(92, 100)) is None, "it may be 7 points"
     assert claims.above(scored(920, 1000), scored(930, 1000)) is False, "less than 5 points"
-    assert claims.above(scored(0), scored(2)) is None, "of neither is anything left"
+    assert claims.above(scored(0), scored(2)) is False, "less than 5 points, if next to nothing is left of both"
     assert claims.above(scored(0), scored(12)) is False
 
 
@@ -425,10 +463,34 @@ def test_the_layers_are_judged_by_autoattack_without_noise():
     none = beaten | {"3": tables["3"] | {"rcnn+": scored(0)}}
     under = none | {"3-l2": tables["3-l2"] | {"cnn-ls-noise": scored(20)}}
     found = [verdicts("mnist", each)[claim] for each in (tables, beaten, held, none, under)]
-    assert found == ["reproduced", "reproduced", "partly", "cannot tell", "reproduced"], (
-        "where nothing is left: no word"
+    assert found == ["reproduced", "partly", "partly", "not reproduced", "partly"], (
+        "nothing left of either is nothing added"
     )
     assert "under l2 83.9" in evidence_of(under, claim)
+
+
+def test_without_noise_every_norm_counts_and_autoattack_in_each():
+    tables, claim = as_in_the_paper("mnist", 200), "rCNN+ stays robust without noise at run time (beta2 0)"
+    found = {each.claim: each for each in claims.judged("mnist", tables)}[claim]
+    assert (found.verdict, found.paper) == ("reproduced", "linf: 77.7; l1: 80.6; l2: 80.4")
+    column = {"rcnn+ stronger, beta2=0": {"rows": {}, "worst_case": scored(2)}}
+    broken = tables | {"7-l2": tables["7-l2"] | column}
+    found = {each.claim: each for each in claims.judged("mnist", broken)}[claim]
+    assert found.verdict == "partly"
+    assert found.here.endswith("l2: 1.0 (0.3 to 3.6)")
+    assert "of its attacks cw-l2/static leaves 80.4" in found.evidence
+    assert "l1" not in evidence_of({table: of for table, of in tables.items() if table != "7-l1"}, claim)
+
+
+def test_certificates_of_two_defences_are_compared_at_equal_noise_and_both_with_and_without_their_own():
+    tables, claim = as_in_the_paper("mnist", 200), "noisy copies raise certified accuracy further, at equal noise"
+    for name, near in {"rcnn+": 40, "rcnn+ beta2=0": 90, "rcnn": 80, "rcnn beta2=0": 20}.items():
+        tables["6"][f"{name} sigma=0.2 n=50000"] = certificate(50_000, 0.7, near, 0)
+    found = {each.claim: each for each in claims.judged("mnist", tables)}[claim]
+    assert found.paper == "98 (sigma 0.3) and 94.7 at sigma 0.2, radius 0.5"
+    assert found.here.startswith("rcnn+ 90.0 (82.6 to 94.5), rcnn 80.0 (71.1 to 86.7) there; higher in 2 of 2")
+    tables["6"]["rcnn+ beta2=0 sigma=0.2 n=50000"] = certificate(50_000, 0.7, 60, 0)
+    assert verdicts("mnist", tables)[claim] == "partly", "lower at one noise"
 
 
 def test_noisy_copies_are_judged_under_every_norm():
@@ -447,7 +509,7 @@ def test_what_breaks_a_claim_is_named():
     found = {each.claim: each for each in claims.judged("mnist", changed)}["the layers do not mask gradients"]
     assert found.verdict == "not reproduced"
     assert (
-        "by table: 1: transfer-pgd 50.0 on rcnn+; less, be it by chance (black-box-stronger): none, and 0 columns"
+        "by table: 1: transfer-pgd 50.0 on rcnn+; not judged, for the table has no control to compare with: none;"
         in (found.evidence)
     )
     chance = tables | {"1": tables["1"] | {"rcnn+": {"rows": rows | {"transfer-pgd": scored(168)}, "checks": {}}}}
@@ -457,7 +519,7 @@ def test_what_breaks_a_claim_is_named():
     weak = tables | {"1": tables["1"] | {"rcnn+": masked, "cnn-ls-noise": also}}
     found = {each.claim: each for each in claims.judged("mnist", weak)}["the layers do not mask gradients"]
     assert found.verdict == "reproduced", "the attacks are weak on the control too"
-    assert "1: transfer-pgd 50.0 on rcnn+ (but on cnn-ls-noise as well)" in found.evidence
+    assert "1: transfer-pgd 50.0 on rcnn+ (but on the control as well)" in found.evidence
     through = {"rows": masked["rows"] | {"pgd/bpda-eot": scored(8, 20)}, "checks": {}}
     one = tables | {"1": tables["1"] | {"rcnn+": through}}
     found = {each.claim: each for each in claims.judged("mnist", one)}["the layers do not mask gradients"]
@@ -578,7 +640,7 @@ def test_random_search_on_few_images_does_not_clear_gradients():
     assert verdicts("cifar10", tables | {"beyond-linf": {"rcnn+": few}})[claim] == "cannot tell"
     known = {"rows": {"pgd/eot": scored(100), "square": scored(20)}, "checks": {}}
     control = {"rows": {"pgd-margin/static": scored(2), "square": scored(2)}, "checks": {}}
-    columns = {"rcnn+ with known noise": known, "cnn": control}
+    columns = {"rcnn+ with known noise": known, "cnn-ls-noise": control}
     fired = tables | {"beyond-linf": tables["beyond-linf"] | columns}
     found = {each.claim: each for each in claims.judged("cifar10", fired)}[claim]
     assert found.verdict == "not reproduced"
@@ -603,7 +665,7 @@ def test_columns_without_a_number_of_the_paper_have_a_page():
     alone = {"strongest": {"row": "square", "norm": "l2", "accuracy": 0.1}, "attacks": 3, "tables": ["5-l2"]}
     left = column | scored(20) | alone | {"wall_s": 1.0}
     text = results_page.page([{"table": "3-l2", "dataset": "mnist", "columns": {"madry": left}}])
-    assert "| `madry` | mnist | 97.79 |  |  | 10.0 (6.6 to 14.9), n 200 |" in text, "Table I has not run"
+    assert "| `madry` | mnist | 97.79 |  |  | 10.0 (6.6 to 14.9), n 200, without beyond-l2, autoattack-l2 |" in text
 
 
 def test_the_page_says_in_short_what_is_left():
@@ -628,9 +690,24 @@ def test_the_page_says_in_short_what_is_left():
     assert "less robust than adversarial training" not in said()
 
 
+def test_the_readme_says_how_short_the_trainings_were():
+    """Beside the number of claims that held, for a reader who stops there."""
+    said = " ".join((BENCHMARKS.parent / "README.md").read_text(encoding="utf-8").split())
+    taken = {dataset: training_time.taken_by("rcnn+", dataset) for dataset in results_page.DATASETS}
+    epochs = {dataset: each.epochs + (each.before or 0) for dataset, each in taken.items()}
+    theirs = {dataset: paper.TRAINING[dataset]["rcnn+"][0] for dataset in results_page.DATASETS}
+    assert (
+        f"models of {epochs['mnist']} epochs on MNIST, where the paper's took {theirs['mnist']}, and on CIFAR-10 of a "
+        f"smaller net and {epochs['cifar10']} epochs, where it took {theirs['cifar10']}"
+    ) in said
+
+
 def test_the_page_begins_with_what_is_left_under_each_norm():
     clean = {"1": {"madry": {"clean": scored(198)}}}
-    left = {table: {"madry": scored(k)} for k, table in enumerate(("3", "3-l1", "3-l2"), start=1)}
+    left = {
+        table: {"madry": scored(k) | {"tables": list(reproduce.OF_NORM[norm])}}
+        for k, (table, norm) in enumerate({"3": "linf", "3-l1": "l1", "3-l2": "l2"}.items(), start=1)
+    }
     found = [{"table": table, "dataset": "mnist", "columns": columns} for table, columns in (clean | left).items()]
     head, _, line = results_page.headline(found)
     cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
@@ -651,7 +728,7 @@ def test_a_missing_column_leaves_its_claims_untested_and_no_other():
             needing = {claim.text for claim in claims.CLAIMS if needed in claim.needs("mnist").get(table, ())}
             assert {claim for claim, verdict in verdicts("mnist", rest).items() if verdict == "not tested"} == needing
     text = "\n".join(results_page.claimed([], results_page.SHIPPED))
-    assert text.count("| **not tested** |") == sum(len(claim.datasets) for claim in claims.CLAIMS)
+    assert text.count("| **not tested** |") == 2 * len(claims.CLAIMS)
     assert f"Of {len(claims.CLAIMS)} claims: {len(claims.CLAIMS)} not tested." in text
 
 
