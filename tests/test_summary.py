@@ -83,7 +83,7 @@ def test_every_image_needs_exactly_one_sample(samples: list[Sample]) -> None:
         summarise(samples, 2, id="pgd/eot", decisions=1, **row)  # type: ignore[arg-type]
 
 
-STATUS = st.sampled_from(["ok", "ok", "ok", "invalid", "unknown"])
+STATUS = st.sampled_from(["ok", "ok", "ok", "spared", "invalid", "unknown"])
 SELECTION = st.sampled_from([-1.0, 0.0, 0.0, 1.0])  # ties on purpose
 
 
@@ -101,7 +101,7 @@ def runs(draw: st.DrawFn, decisions: int) -> list[Cell]:
                 samples.append(clean_error(image, f"a{attack}"))
                 continue
             status = draw(STATUS)
-            correct = draw(levels) if status == "ok" else clean[image]
+            correct = draw(levels) if status in ("ok", "spared") else clean[image]
             verdict = {"status": status, "clean_correct": clean[image], "correct": correct}
             samples.append(sample(image, f"a{attack}", selection=draw(SELECTION), **verdict))
         cells.append(cell_of(samples, f"a{attack}", decisions))
@@ -208,11 +208,25 @@ def test_one_search_for_the_nearest_example_gives_the_accuracy_at_every_radius()
     assert row_of([clean_error(0), sample(1)]).median_distance is None  # an attack that looks for no distance
 
 
+def test_a_row_that_was_not_at_all_images_tells_no_distances():
+    """An image that an earlier row broke may have an example at any distance."""
+    samples = [clean_error(0), sample(1, distance=0.1), sample(2, distance=0.3)]
+    elsewhere = sample(3, status="spared", correct=0.0)
+    before = sample(3, status="spared", correct=0.0, distance=0.02)  # by the same row, within a smaller ball
+    row = row_of([*samples, elsewhere])
+    assert (row.curve, row.median_distance) == (None, None)
+    row = row_of([*samples, before], eps=0.4)
+    assert row.curve[:3] == [(0.1, 0.25), (0.2, 0.25), (pytest.approx(0.3), 0.0)]
+    assert row.median_distance == 0.02
+
+
 def test_of_two_balls_the_candidate_that_selection_prefers_is_taken_and_nothing_that_went_wrong_is_hidden() -> None:
     small = sample(0, selection=-1.0, correct=0.1, linf=0.01, forwards=3)
     assert better(sample(0, selection=-1.5, correct=0.9), small).correct == 0.9, "its score plays no part"
     taken = better(sample(0, selection=-0.5, correct=0.0, forwards=10), small)
     assert (taken.correct, taken.linf, taken.forwards) == (0.1, 0.01, 10)
+    elsewhere = msgspec.structs.replace(small, status="spared")
+    assert better(sample(0), elsewhere).status == "ok", "in this ball the row was at the image"
     for status in ("invalid", "unknown", "spared"):
         found = sample(0, status=status, selection=0.0)
         assert better(found, small) == found

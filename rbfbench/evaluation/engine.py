@@ -269,9 +269,12 @@ class _Job:
     def stored(self, folder: RunFolder | None, row: Row) -> Cell | None:
         """The row's cell if an earlier run of this folder finished it."""
         cell = folder.read_cell(self.key(row)) if folder else None
-        if cell:
-            self.meter.skip(row.id)
-        return cell
+        if cell is None:
+            return None
+        self.meter.skip(row.id)
+        self.flat = cell.row.flat
+        # Summed up anew: the samples are what was measured, and what rows make of them may have changed since.
+        return Cell(row=self._summary(row, cell.samples, cell.row.wall_s), samples=cell.samples)
 
     def _spares(self, row: Row) -> bool:
         """Whether a row attacks survivors only: not if it stays out of the worst case, and stands for itself."""

@@ -130,7 +130,9 @@ def better(found: Sample, smaller: Sample | None) -> Sample:
     """
     if smaller is None or found.status != "ok" or found.selection <= smaller.selection:
         return found
-    return msgspec.structs.replace(smaller, forwards=found.forwards, backwards=found.backwards, distance=found.distance)
+    return msgspec.structs.replace(
+        smaller, status=found.status, forwards=found.forwards, backwards=found.backwards, distance=found.distance
+    )
 
 
 def spared(row: str, broken: Sample) -> Sample:

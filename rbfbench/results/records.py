@@ -58,11 +58,12 @@ class AttackRow(Score, frozen=True, kw_only=True):
             `accuracy` then.
         accuracy_of_right: Of a transfer attack: accuracy over the images that the model gets right without attack.
         curve: Of an attack that looks for the nearest adversarial example: (radius, accuracy) pairs by growing radius,
-            all from this one run.
+            all from this one run; None where it was not at images that an earlier row broke.
         attacked: Images that the attack was at: all but clean errors and spared ones.
         unmoved: Those of them whose candidate is the image itself.
         median_distance: Of an attack that looks for the nearest adversarial example: the median over the images asked
-            for of the verified distance, 0 for clean errors; None where the median image withstood at any distance.
+            for of the verified distance, 0 for clean errors; None where the median image withstood at any distance, and
+            without a curve.
     """
 
     id: str

@@ -109,7 +109,8 @@ def accuracy_at(samples: Sequence[Sample], eps: float) -> float:
     """Accuracy that an attack which looks for the nearest adversarial example leaves at another radius.
 
     Args:
-        samples: One per image asked for, of one such attack; those without a distance withstand every radius.
+        samples: One per image asked for, of one such attack that was at all of them; those without a distance withstand
+            every radius.
         eps: Radius in the norm of the run.
     """
     robust = (s.status != "clean-error" and (s.distance is None or s.distance > eps) for s in samples)
@@ -119,14 +120,20 @@ def accuracy_at(samples: Sequence[Sample], eps: float) -> float:
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # radii of a curve, in shares of the budget
 
 
+def _searched(samples: Sequence[Sample]) -> bool:
+    """Whether the nearest example of every image was looked for: what an earlier row broke may have a nearer one."""
+    distances = any(s.distance is not None for s in samples)
+    return distances and not any(s.status == "spared" and s.distance is None for s in samples)
+
+
 def _curve(samples: Sequence[Sample], eps: float) -> list[tuple[float, float]] | None:
-    if all(s.distance is None for s in samples) or eps == 0:
+    if not _searched(samples) or eps == 0:
         return None
     return [(share * eps, accuracy_at(samples, share * eps)) for share in CURVE]
 
 
 def _median_distance(samples: Sequence[Sample]) -> float | None:
-    if all(s.distance is None for s in samples):
+    if not _searched(samples):
         return None
     distances = sorted(0.0 if s.status == "clean-error" else inf if s.distance is None else s.distance for s in samples)
     middle = distances[(len(distances) - 1) // 2]

@@ -25,6 +25,7 @@ from rbfbench.evaluation.engine import Outcome, evaluate
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.evaluation.spec import RunSpec
 from rbfbench.evaluation.target import Target, inspect
+from rbfbench.results import summary
 from rbfbench.results.store import RunFolder, read_run, read_samples
 
 CPU = torch.device("cpu")
@@ -603,6 +604,41 @@ def test_survivors_only_get_later_attacks_and_the_worst_case_is_the_same(tmp_pat
     assert later[0].forwards == whole.run.attacks[1].forwards  # the mean is over attacked images
     again = run(Brightness(), rows, data, folder=RunFolder(tmp_path / "run"), eps=0.25, worst_case=True)
     assert again.samples == spare.samples
+
+
+def test_only_a_search_that_was_at_all_images_gives_a_curve(tmp_path, monkeypatch):
+    rows = [row("fgsm"), row("fab-t")]
+    whole = run(Brightness(), rows, eps=0.25).run.attacks[1]
+    assert whole.accuracy == 0.725
+    assert whole.curve[2:5] == [(0.1875, 1.0), (0.25, 0.725), (0.375, 0.0)]
+    assert whole.median_distance == pytest.approx(0.2771, abs=1e-4)
+    with monkeypatch.context() as patch:  # a cell of a release that summed up otherwise
+        patch.setattr(summary, "_searched", lambda samples: True)
+        old = run(Brightness(), rows, eps=0.25, worst_case=True, folder=RunFolder(tmp_path / "run")).run.attacks[1]
+    assert old.curve is not None
+    for folder in (None, RunFolder(tmp_path / "run")):
+        spare = run(Brightness(), rows, eps=0.25, worst_case=True, folder=folder).run.attacks[1]
+        assert (spare.accuracy, spare.attacked) == (0.725, 29)
+        assert (spare.curve, spare.median_distance) == (None, None)
+    assert spare.wall_s == old.wall_s  # resumed
+    first = run(Brightness(), rows[::-1], eps=0.25, worst_case=True).run.attacks[0]
+    assert (first.curve, first.median_distance) == (whole.curve, whole.median_distance)
+
+
+def test_a_search_that_goes_on_from_a_smaller_ball_gives_the_whole_curve():
+    data, rows = images(), [row("fab-t")]
+    target = inspect(Brightness(), "toy", data, CPU)
+    smaller = evaluate(target, data, spec(rows, data, eps=0.25)).samples
+    nested = evaluate(target, data, spec(rows, data, eps=0.28), smaller=smaller).run.attacks[0]
+    alone = evaluate(target, data, spec(rows, data, eps=0.28)).run.attacks[0]
+    assert (nested.attacked, alone.attacked) == (29, 40)
+    assert nested.curve == alone.curve
+    assert dict(nested.curve)[0.28] == nested.accuracy == 0.5
+    assert nested.median_distance == alone.median_distance
+    rows = [row("fgsm"), row("fab-t")]
+    smaller = evaluate(target, data, spec(rows, data, eps=0.25, worst_case=True)).samples
+    survivors = evaluate(target, data, spec(rows, data, eps=0.28, worst_case=True), smaller=smaller).run.attacks[1]
+    assert (survivors.accuracy, survivors.curve, survivors.median_distance) == (0.5, None, None)
 
 
 @pytest.mark.parametrize("transfer", [False, True])
