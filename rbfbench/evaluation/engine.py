@@ -233,6 +233,8 @@ class _Job:
         """Content address of a row's cell, as things stand before it runs."""
         info = attack_info(row.attack)
         invariant = self.target.card["batch_invariant"] and info.batch_invariant
+        # Groups of a capped row once were cut from all images of the run.
+        regrouped = info.coupled and images_of_row(row, len(self.images)) < len(self.images)
         # Parts that most rows do not have stay out of the digest.
         parts = {
             "release": info.release or None,
@@ -244,7 +246,7 @@ class _Job:
         return cell_key(
             self.spec.deciding()
             | {
-                "schema": 4,
+                "schema": 5 if regrouped else 4,
                 "rbfbench": version("rbfbench"),
                 "model": self.model_digest,
                 "data": self.images.digest,
@@ -305,11 +307,12 @@ class _Job:
             yield where[start : start + size]
             start += size
 
-    def groups(self, where: np.ndarray, size: int) -> Iterator[np.ndarray]:
-        """Positions `where` in groups of images that act on each other: fixed by id, whoever else is attacked."""
-        order = np.argsort([hashlib.blake2b(image.encode(), digest_size=8).hexdigest() for image in self.images.ids])
+    def groups(self, taken: np.ndarray, alive: np.ndarray, size: int) -> Iterator[np.ndarray]:
+        """Positions `alive` in groups of images that act on each other: fixed by the ids of all that the row takes."""
+        ids = [self.images.ids[i] for i in taken.tolist()]
+        order = taken[np.argsort([hashlib.blake2b(image.encode(), digest_size=8).hexdigest() for image in ids])]
         for start in range(0, len(order), size):
-            group = np.intersect1d(order[start : start + size], where)
+            group = np.intersect1d(order[start : start + size], alive)
             if len(group):
                 yield group
 
@@ -370,7 +373,7 @@ class _Job:
         view = view_of(self.target, row, self.surrogates)
         work = partial(self._attack_batch, row, view, examples)
         if info.coupled:
-            parts = self.groups(alive, cast(int, row.parameters["particles"]))
+            parts = self.groups(taken, alive, cast(int, row.parameters["particles"]))
         else:
             parts = self.batches(alive, draws_of(self.target, row))
         for where in parts:

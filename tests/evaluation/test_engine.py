@@ -773,3 +773,27 @@ def test_coupled_attacks_get_the_same_groups_whatever_the_batch():
     with patched(herd=(herd, {"coupled": True})):
         run(Contrary(), [Row("herd", "none", {"particles": 6})], data)
     assert all(any(group <= other for other in first) for group in seen)  # a wrong image leaves its group, no more
+
+
+def test_a_capped_coupled_attack_does_what_a_run_of_its_images_does(monkeypatch):
+    few, many = images(40), images(200)
+    assert many.ids[:40] == few.ids
+    whole = row("daa-blob", steps=20, step_size=0.1, particles=16, weight=0.1)
+    capped = dataclasses.replace(whole, limit=40)
+    groups, keyed = [], []
+    attack_batch, digest = engine._Job._attack_batch, engine.cell_key
+
+    def watched(job, row, view, examples, where):
+        groups.append({job.images.ids[i] for i in where})
+        return attack_batch(job, row, view, examples, where)
+
+    monkeypatch.setattr(engine._Job, "_attack_batch", watched)
+    monkeypatch.setattr(engine, "cell_key", lambda parts: keyed.append(parts) or digest(parts))
+    alone = run(Brightness(), [whole], few, eps=0.4)
+    within = run(Brightness(), [capped], many, eps=0.4)
+    assert groups[:3] == groups[3:]
+    assert [len(group) for group in groups] == [16, 16, 8] * 2
+    assert within.samples == alone.samples
+    assert within.run.attacks[0].k == 20
+    schemas = [parts["schema"] for parts in keyed if "row" in parts]
+    assert schemas == [4, 4, 5, 5]  # cells of the other groups are not resumed
