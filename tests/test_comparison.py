@@ -101,6 +101,17 @@ def test_an_attack_that_one_model_has_no_view_for_leaves_its_cell_empty() -> Non
     assert eot.differences == [None, None]
 
 
+def test_attacks_that_are_all_capped_are_compared_on_their_images() -> None:
+    def capped(one: Result) -> Result:
+        kept = [s for s in one.samples if int(s.image.split(":")[0]) < 6]
+        rows = [row_of([s for s in kept if s.attack == row.id], row.id) for row in one.run.attacks]
+        return Result(msgspec.structs.replace(one.run, attacks=rows), kept, one.where, one.model)
+
+    both = compare_runs([capped(result("a", FIRST)), capped(result("b", SECOND, wrong=frozenset({5, 19})))])
+    assert both.n == 6
+    assert [(s.k, s.n) for s in line(both, "clean", "").scores] == [(6, 6), (5, 6)]
+
+
 @pytest.mark.parametrize(
     ("other", "field"),
     [

@@ -356,6 +356,30 @@ def test_commands_repeat_whatever_was_asked(arguments):
     assert json.loads(again.stdout)["spec_digest"] == json.loads(first.stdout)["spec_digest"]
 
 
+def test_attacks_that_are_all_capped_make_a_baseline_of_their_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = ("--dataset", "digits", "--eps", "0.1", "--limit", "20", "--device", "cpu")
+    attacks = ("--attack", "fgsm", "--attack", "pgd", "--attack", "noise", "--set", "pgd.steps=2")
+    asked = (*images, *attacks, "--cap", "fgsm=3", "--cap", "pgd=5")
+
+    def here(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, list(arguments))
+
+    assert here("attack", "--model", "cnn", *asked, "--out", "run").exit_code == 0
+    assert here("baseline", "save", "run", "b.json").exit_code == 0
+    saved = read_baseline(tmp_path / "b.json")
+    assert saved.n == 5
+    sizes = {name: len("".join(cell.right)) for name, cell in saved.cells.items()}
+    assert sizes == {"clean": 5, "fgsm/static": 3, "pgd/static": 5, WORST: 5}
+    for run in (("run",), ("--model", "cnn", *asked)):
+        done = here("check", *run, "--baseline", "b.json", "--json", "-")
+        assert done.exit_code == 0, done.exception
+        gate = json.loads(done.stdout)
+        assert (gate["n"], len(gate["images"])) == (5, 5)
+    wider = here("check", "--model", "cnn", *images, *attacks, "--cap", "fgsm=3", "--baseline", "b.json")
+    assert "n differs: 5 in the baseline, 20 in the run" in str(wider.exception)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [

@@ -59,7 +59,7 @@ class Comparison(Record, frozen=True, kw_only=True):
         models: Their names, the first being what the others are compared with.
         budgets: Norm to radius as written.
         images: Which images, for people.
-        n: How many.
+        n: How many of them the first model's rows took.
         suite: Their attacks.
         lines: Clean, then the attacks and worst case of each norm, then the union.
         transfer: Source to target to accuracy on examples made on the source, if it was asked for.
@@ -127,7 +127,8 @@ def compare_runs(results: Sequence[Result]) -> Comparison:
     _same_question(results, columns)
     first = results[0]
     lines: list[tuple[str, str, list[dict[str, float] | None]]] = []
-    lines.append(("clean", "", [_clean(next(iter(runs.values()))) for runs in columns.values()]))
+    clean = [_clean(next(iter(runs.values()))) for runs in columns.values()]
+    lines.append(("clean", "", [*clean]))
     for norm in columns[first.model]:
         runs = [column[norm] for column in columns.values()]
         ids = dict.fromkeys(result.shared_id(row.id) for result in runs for row in result.run.attacks)
@@ -140,7 +141,7 @@ def compare_runs(results: Sequence[Result]) -> Comparison:
         models=list(columns),
         budgets={norm: str(result.run.spec["eps_text"]) for norm, result in columns[first.model].items()},
         images=str(first.run.spec.get("source", "")),
-        n=first.run.clean.n,
+        n=len(clean[0]),
         suite=str(first.run.spec.get("suite", "")),
         lines=_tested(lines, decisions),
     )

@@ -45,7 +45,7 @@ class Baseline(Record, frozen=True, kw_only=True):
         model_digest: Of the model that made it.
         data_digest: Of the images.
         images: Which they are, for people.
-        n: How many.
+        n: How many of them the attacks took; all, unless each of them was capped.
         decisions: Behind each character of `right`.
         asked: Norm, eps, suite and whatever else must be the same.
         command: What makes such a run.
@@ -153,8 +153,9 @@ def baseline_of(run: Run, samples: Sequence[Sample], command: str) -> Baseline:
     if not rows:
         raise IncomparableError(f"the run of {name} cannot be judged", "it holds no attack on the model", "attack it")
     by_row = {row.id: [s for s in samples if s.attack == row.id] for row in rows}
-    order = images_of(samples)
-    outcomes: dict[str, dict[str, float]] = {"clean": {s.image: s.clean_correct for s in samples}}
+    attacked = [s for group in by_row.values() for s in group]
+    order = images_of(attacked)
+    outcomes: dict[str, dict[str, float]] = {"clean": {s.image: s.clean_correct for s in attacked}}
     outcomes |= {id_: {s.image: s.correct for s in group} for id_, group in by_row.items()}
     chosen = choose(by_row.values(), stochastic=stochastic)
     outcomes[WORST] = {image: s.correct for image, s in chosen.items()}
@@ -164,7 +165,7 @@ def baseline_of(run: Run, samples: Sequence[Sample], command: str) -> Baseline:
         model_digest=run.model_digest,
         data_digest=run.data_digest,
         images=str(run.spec.get("source", "")),
-        n=run.clean.n,
+        n=len(order),
         decisions=decisions,
         asked={field: run.spec.get(field, False) for field in ASKED},  # switches that came later were off before
         command=command,
@@ -243,7 +244,7 @@ def judge(
     Args:
         before: The baseline, if there is one.
         after: The run.
-        images: Ids of its images.
+        images: Ids of its images, those that the attacks took first.
         max_drop: Allowed fall of accuracy, a fraction.
         alpha: Chance of failing although nothing has changed.
         floors: Norm to least accuracy of the worst case; "" is the norm of the run.
@@ -267,7 +268,7 @@ def judge(
         cells=cells,
         floors=[Floor(norm=norm, least=least, accuracy=worst, failed=worst < least) for least in floors.values()],
         unjudged=[name for name in after.cells if before and name not in before.cells],
-        images=list(images),
+        images=list(images[: after.n]),
         command=after.command,
     )
 
