@@ -189,6 +189,8 @@ def test_the_worst_case_needs_every_image_under_one_attack() -> None:
     worst = worst_case([few, many], stochastic=False)
     assert worst is not None
     assert (worst.k, worst.n) == (1, 3)  # a row capped to the first images speaks for those
+    assert (few.row.accuracy, many.row.accuracy) == (0.5, pytest.approx(2 / 3))
+    assert worst.strongest == "fgsm/static"  # of those on the images of the worst case
     strangers = cell_of([sample(i) for i in (7, 8)], "pgd/eot")
     with pytest.raises(ValueError, match="3 images"):
         worst_case([strangers, many], stochastic=False)

@@ -65,7 +65,7 @@ def run_checks(
         _degenerate(target),
         _few_classes(target, rows),
         _idle(rows),
-        _single_step(rows),
+        _single_step(cells),
         _black_box(cells),
         _eight_bit(rows),
     ]
@@ -119,20 +119,34 @@ def _flat(rows: Sequence[AttackRow]) -> Check:
     )
 
 
-def _best(rows: Sequence[AttackRow]) -> AttackRow | None:
-    return min(rows, key=lambda row: row.accuracy, default=None)
-
-
-def _single_step(rows: Sequence[AttackRow]) -> Check:
-    gradient = _of_gradients(rows)
-    one = _best([row for row in gradient if row.name == "fgsm"])
-    many = _best([row for row in gradient if row.name != "fgsm"])
-    fired = one is not None and many is not None and many.accuracy > one.accuracy + ONE_POINT
+def _single_step(cells: Sequence[Cell]) -> Check:
+    """FGSM against the rows that iterate, on the images that both hold; one that either was not at shows nothing."""
+    gradients = [cell for cell in cells if cell.row.category in GRADIENTS]
+    many = [cell for cell in gradients if cell.row.name != "fgsm"]
+    fired = any(
+        bool(many) and all(_lead(one, other) > ONE_POINT for other in many)
+        for one in gradients
+        if one.row.name == "fgsm"
+    )
     return Check(
         code="single-step-stronger",
         fired=fired,
         detail="one step breaks more than many: gradients mislead the iterated attack (arXiv 1802.00420)",
     )
+
+
+def _lead(one: Cell, other: Cell) -> float:
+    """How much more the first row breaks, as a share of the images that both hold."""
+    theirs = {s.image: s.correct for s in other.samples}
+    elsewhere = _broken_elsewhere(one) | _broken_elsewhere(other)
+    both = [s for s in one.samples if s.image in theirs]
+    return fsum(theirs[s.image] - s.correct for s in both if s.image not in elsewhere) / max(1, len(both))
+
+
+def _broken_elsewhere(cell: Cell) -> set[str]:
+    """Images of a row that ran on survivors only which an earlier row broke; else spared ones are its own."""
+    survivors = cell.row.cumulative_accuracy is not None
+    return {s.image for s in cell.samples if survivors and s.status == "spared"}
 
 
 def _black_box(cells: Sequence[Cell]) -> Check:
@@ -154,10 +168,6 @@ def _black_box(cells: Sequence[Cell]) -> Check:
         fired=bool(found),
         detail=f"{', '.join(found) or 'no row'} without gradients breaks more than gradients do: they are masked",
     )
-
-
-def _of_gradients(rows: Sequence[AttackRow]) -> list[AttackRow]:
-    return [row for row in rows if row.category in GRADIENTS]
 
 
 def _eight_bit(rows: Sequence[AttackRow]) -> Check:

@@ -94,7 +94,8 @@ class WorstCase(Score, frozen=True, kw_only=True):
     """Accuracy when each image meets the attack that is strongest against it.
 
     Attributes:
-        strongest: Id of the single attack with the lowest accuracy.
+        strongest: Id of the single attack with the lowest accuracy, of those on all n images; where each attack ran on
+            the survivors of those before it, of the one that broke most.
     """
 
     strongest: str

@@ -165,8 +165,13 @@ def worst_case(
     chosen = list(choose([cell.samples for cell in entered], stochastic=stochastic).values())
     _one_each(chosen, n)
     total = score(fsum(s.correct for s in chosen), n)
-    strongest = _most_taken(entered) if cumulative else min((cell.row.accuracy, cell.row.id) for cell in entered)[1]
+    strongest = _most_taken(entered) if cumulative else _lowest([cell.row for cell in entered if cell.row.n == n])
     return WorstCase(accuracy=total.accuracy, k=total.k, n=total.n, ci95=total.ci95, strongest=strongest)
+
+
+def _lowest(rows: Sequence[AttackRow]) -> str:
+    """Id of the row with the lowest accuracy; of rows over the same images, since fewer may be easier ones."""
+    return min((row.accuracy, row.id) for row in rows)[1]
 
 
 def _most_taken(cells: Sequence[Cell]) -> str:
