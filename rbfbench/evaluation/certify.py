@@ -117,16 +117,17 @@ def certify(
     each, status = spec.n0 + spec.n, "complete"
     try:
         for i, image in enumerate(images.ids):
-            found = store.read(image)
+            label = int(images.labels[i])
+            found = store.read(image, label)
             if found is None:
-                x, y = images.batch(i, i + 1)
+                x, _ = images.batch(i, i + 1)
                 here = keys[slice(i, i + 1)]
 
                 def tell(draws: int, start: int = i * each) -> None:
                     progress(start + draws, len(images) * each)
 
                 began = time.monotonic()
-                made = certificate(target, x.to(target.device), here, spec, image=image, label=int(y[0]), tell=tell)
+                made = certificate(target, x.to(target.device), here, spec, image=image, label=label, tell=tell)
                 found = _Kept(certificate=made, wall_s=time.monotonic() - began)
                 store.write(found)
             done.append(found)
@@ -266,8 +267,11 @@ class _Store:
     def _path(self, image: str) -> Path | None:
         return self.folder and self.folder / f"{cell_key(self.decides | {'image': image})}.json"
 
-    def read(self, image: str) -> _Kept | None:
-        """The certificate of an image, and what it took, if it is there and whole."""
+    def read(self, image: str, label: int) -> _Kept | None:
+        """The certificate of an image, and what it took, if it is there and whole.
+
+        No certificate depends on the label, and images may have been given others since: it is that of today.
+        """
         path = self._path(image)
         if path is None or not path.is_file():
             return None
@@ -275,7 +279,9 @@ class _Store:
             found = msgspec.json.decode(path.read_bytes(), type=_Kept)
         except (msgspec.DecodeError, UnicodeDecodeError):  # damaged: computed again, and written anew
             return None
-        return found if found.certificate.image == image else None
+        if found.certificate.image != image:
+            return None
+        return msgspec.structs.replace(found, certificate=msgspec.structs.replace(found.certificate, label=label))
 
     def write(self, found: _Kept) -> None:
         """Keep a certificate."""

@@ -147,11 +147,11 @@ def test_certificates_of_single_passes_are_not_taken_for_those_of_fixed_noise(tm
     old = _Store(tmp_path, spec(n=100), target.fingerprint(images), None, None)
     bogus = Certificate(image=images.ids[0], label=0, prediction=0, top=0, k=77, radius=9.0)
     old.write(_Kept(certificate=bogus, wall_s=1.0))
-    assert old.read(bogus.image) == _Kept(certificate=bogus, wall_s=1.0)
+    assert old.read(bogus.image, 0) == _Kept(certificate=bogus, wall_s=1.0)
     (found,) = certify(target, images, spec(n=100), folder=tmp_path).certificates
     assert found.radius != bogus.radius
     again = _Store(tmp_path, spec(n=100), target.fingerprint(images), None, 2)
-    assert again.read(bogus.image).certificate == found
+    assert again.read(bogus.image, found.label).certificate == found
 
 
 def test_python_users_certify_tensors():
@@ -180,6 +180,19 @@ def test_certificates_are_kept_and_damaged_ones_made_again(tmp_path):
     other = certify(target, images, spec(sigma=0.1), folder=tmp_path)
     assert other.certificates != first.certificates
     assert len(list((tmp_path / "certificates").iterdir())) == 6
+
+
+def test_kept_certificates_are_judged_by_the_labels_of_the_images_at_hand(tmp_path):
+    """A certificate does not depend on the label: it is found again, and nothing of the old label with it."""
+    images = two_classes(3)
+    flipped = dataclasses.replace(images, labels=1 - images.labels)
+    target = inspect(HalfSpace(0.3), "toy", images, CPU)
+    first = certify(target, images, spec(), folder=tmp_path)
+    assert first.certified[0].k == 2  # and one abstains
+    again = certify(target, flipped, spec(), folder=tmp_path)
+    assert again.certificates == certify(target, flipped, spec()).certificates
+    assert again.certified[0].k == 0
+    assert again.wall_s == first.wall_s, "and nothing was computed anew"
 
 
 def test_a_run_that_finds_its_certificates_counts_the_time_that_they_took(tmp_path):
