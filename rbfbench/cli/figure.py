@@ -349,7 +349,7 @@ def _about(target: Target) -> str:
     from rbfbench.defenses.rbfcnn import RBFCNN
 
     if not isinstance(target.model, RBFCNN):
-        return target.name
+        return target.name + (" (gradients through a stand-in)" if target.card["approximated"] else "")
     config = target.model.config
     draws = f", m {config.m}" if config.beta2 > 0 else ""
     usual = vars(RBFConfig())

@@ -20,7 +20,7 @@ from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
 from rbfbench.defenses.rbf import RBFReconstruction
 from rbfbench.defenses.rbfcnn import RBFCNN
-from rbfbench.errors import UsageError
+from rbfbench.errors import ModelError, UsageError
 from rbfbench.evaluation.target import Target
 from rbfbench.evaluation.verify import within_budget
 
@@ -164,9 +164,19 @@ def filter_bank(target: Target, images: Images) -> FilterBank:
 
 
 def _oracle(target: Target, keys: Keys) -> Oracle:
-    """The view that decides most like the model: through its noise, with the draws of a decision, if it has any."""
+    """The view that decides most like the model: through its noise, with the draws of a decision, if it has any.
+
+    Raises:
+        ModelError: It has no view with a gradient.
+    """
     views = target.views
-    view = views.get("eot") or views["static"]
+    view = views.get("eot") or views.get("static") or views.get("bpda")
+    if view is None:
+        raise ModelError(
+            f"{target.name} cannot be drawn",
+            "no gradient reaches the input, and these figures follow it",
+            "choose a model that is differentiable",
+        )
     draws = target.draws if view.noisy else 1
     noise = keys.fold("look") if view.noisy else None
     return Oracle(view.forward, noise, len(keys), draws=draws, exact=view.exact, max_rows=target.max_rows)

@@ -18,7 +18,7 @@ from PIL import Image
 from rbfbench.cli import cli
 from rbfbench.data import load_data
 from rbfbench.defenses import shipped_path
-from rbfbench.errors import LoadError, RbfbenchError, UsageError
+from rbfbench.errors import LoadError, ModelError, RbfbenchError, UsageError
 from rbfbench.reporting import figures
 from rbfbench.results.records import Score
 
@@ -350,3 +350,44 @@ def test_distances_below_the_images_are_those_of_the_arrays():
 def test_errors_are_ours():
     with pytest.raises(RbfbenchError, match="gif"):
         figures.check_file(Path("a.gif"))
+
+
+# Models that hide their gradient --------------------------------------------------------------------------------------
+FACTORIES = """
+from torch import nn
+
+from rbfbench.interop.defended import Defended
+
+
+class Detached(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.detach().flatten(1))
+
+
+def opaque():
+    return Detached(64, 10)
+
+
+def approximated():
+    return Defended(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), lambda x: x)
+"""
+ONE = {"saliency": ("--index", "0"), "gallery": ("--index", "0", "--norm", "linf", "--eps", "0.2")}
+
+
+@pytest.mark.parametrize("kind", ONE)
+def test_a_model_that_no_gradient_passes_is_refused_in_one_line(figure, tmp_path, kind):
+    (tmp_path / "mine.py").write_text(FACTORIES)
+    done = figure(kind, "--model", "mine.py:opaque", *ONE[kind], "--out", "f.png")
+    assert isinstance(done.exception, ModelError), done.output
+    assert done.exception.exit_code == 3
+    assert "no gradient reaches the input" in str(done.exception)
+    assert "\n" not in str(done.exception)
+    assert not (tmp_path / "f.png").exists()
+
+
+@pytest.mark.parametrize("kind", ONE)
+def test_a_model_with_a_stand_in_is_seen_through_it(figure, tmp_path, kind):
+    (tmp_path / "mine.py").write_text(FACTORIES)
+    done = figure(kind, "--model", "mine.py:approximated", *ONE[kind], "--out", "f.png")
+    caption = check_picture(done, tmp_path / "f.png")
+    assert "mine.py:approximated (gradients through a stand-in)" in caption
