@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -15,6 +15,7 @@ from rbfbench.cli.plan import run_options
 from rbfbench.errors import IncomparableError, UsageError
 
 if TYPE_CHECKING:
+    from rbfbench.evaluation.engine import Outcome
     from rbfbench.results.gate import Baseline, Gate
     from rbfbench.results.records import Run
 
@@ -145,12 +146,8 @@ def _made(given: dict[str, Any]) -> tuple[Any, Any]:
     from rbfbench.cli.attack import run_attack
 
     asked = given | {"save_examples": False, "dry_run": False, "json_path": None}
-    outcome = run_attack(asked)
-    if outcome is None or outcome.interrupted:
-        raise KeyboardInterrupt
-    if outcome.lost:
-        raise outcome.lost
-    return outcome.run, outcome.samples
+    whole = cast("Outcome", run_attack(asked)).whole()  # only a dry run has none
+    return whole.run, whole.samples
 
 
 def _report(given: dict[str, Any], gate: Gate) -> None:

@@ -101,11 +101,7 @@ def _of_models(given: dict[str, Any]) -> Comparison:
             def show(what: str, done: float, total: float, name: str = target.name) -> None:
                 line.update(f"{name}: {what}", done, total)
 
-            outcome = evaluate(target, images, spec, surrogates=surrogates, progress=show)
-            if outcome.interrupted:
-                raise KeyboardInterrupt
-            if outcome.lost:
-                raise outcome.lost
+            outcome = evaluate(target, images, spec, surrogates=surrogates, progress=show).whole()
             results.append(Result(outcome.run, outcome.samples, target.name, target.name))
         comparison = compare_runs(results)
         if not given["transfer_matrix"]:
@@ -133,7 +129,7 @@ def _matrix(
         for target in targets:
             asked = given | {"model": target.name, "surrogates": (source.name,), "attacks": ("transfer",)}
             spec = spec_of(asked, target, images, available, rows, knobs=knobs_of(given), **budget)
-            row = evaluate(target, images, spec, surrogates=[source]).run.attacks[0]
+            row = evaluate(target, images, spec, surrogates=[source]).whole().run.attacks[0]
             cell = Score(accuracy=row.accuracy, k=row.k, n=row.n, ci95=row.ci95)
             matrix.setdefault(source.name, {})[target.name] = cell
     return matrix

@@ -68,6 +68,19 @@ class Outcome:
     interrupted: bool
     lost: ModelError | None = None
 
+    def whole(self) -> Outcome:
+        """This, for those who can use no part of a run.
+
+        Raises:
+            KeyboardInterrupt: The user stopped it.
+            ModelError: The model no longer answered.
+        """
+        if self.interrupted:
+            raise KeyboardInterrupt
+        if self.lost:
+            raise self.lost
+        return self
+
 
 @full_precision()
 def evaluate(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 
+import click
 import pytest
 from click.testing import Result
 
-from rbfbench.errors import IncomparableError, LoadError, UsageError
+from rbfbench.attacks import AttackInfo
+from rbfbench.cli import cli
+from rbfbench.errors import IncomparableError, LoadError, ModelError, UsageError
+from rbfbench.evaluation.engine import _Job
 
 DIGITS = ("--dataset", "digits", "--device", "cpu", "--limit", "12", "--attack", "fgsm", "--attack", "noise")
 
@@ -62,6 +66,38 @@ def test_the_matrix_has_every_model_as_source_and_target(here):
         "attack", *asked[:-2], "--attack", "transfer", "--model", "cnn-ls", "--surrogate", "cnn", "--json", "-"
     )
     assert matrix["cnn"]["cnn-ls"]["k"] == json.loads(direct.stdout)["attacks"][0]["k"]
+
+
+MATRIX = ("compare", "--dataset", "digits", "--device", "cpu", "--limit", "6", "--eps", "0.1", "--attack", "noise")
+
+
+def test_ctrl_c_while_the_matrix_is_made_is_an_interrupt(here, monkeypatch):
+    resolve = AttackInfo.resolve
+
+    def interrupted(self):
+        if self.surrogate:
+            raise KeyboardInterrupt
+        return resolve(self)
+
+    monkeypatch.setattr(AttackInfo, "resolve", interrupted)
+    with pytest.raises(click.Abort):  # which ends with 130
+        cli.main([*MATRIX, "--model", "cnn", "--model", "cnn-ls", "--transfer-matrix"], standalone_mode=False)
+
+
+def test_a_model_that_stops_answering_while_the_matrix_is_made_is_an_error(here, monkeypatch):
+    control, calls = _Job.null_control, []
+
+    def failing(self, copies):
+        calls.append(self.target.name)
+        if len(calls) > 2:  # both models have been compared
+            raise ModelError("rcnn is gone", "it answers no more", "start it again")
+        return control(self, copies)
+
+    monkeypatch.setattr(_Job, "null_control", failing)
+    done = here(*MATRIX, "--model", "rcnn", "--model", "rcnn+", "--transfer-matrix")
+    assert calls == ["rcnn", "rcnn+", "rcnn"]
+    assert isinstance(done.exception, ModelError), done.output
+    assert "rcnn is gone" in str(done.exception)
 
 
 def test_a_model_and_its_twin_behind_a_defense_are_paired_attack_by_attack(here, tmp_path):
