@@ -22,6 +22,7 @@ from scipy.stats import binom, binomtest
 from rbfbench.cli import cli
 from rbfbench.cli.again import command_of
 from rbfbench.errors import IncomparableError, IncompleteError, LoadError, UsageError
+from rbfbench.evaluation import engine
 from rbfbench.results.gate import ASKED, WORST, Baseline, BaselineCell, judge, read_baseline, visible
 from rbfbench.results.paired import mcnemar
 from rbfbench.results.records import encode
@@ -378,6 +379,49 @@ def test_attacks_that_are_all_capped_make_a_baseline_of_their_images(tmp_path, m
         assert (gate["n"], len(gate["images"])) == (5, 5)
     wider = here("check", "--model", "cnn", *images, *attacks, "--cap", "fgsm=3", "--baseline", "b.json")
     assert "n differs: 5 in the baseline, 20 in the run" in str(wider.exception)
+
+
+class Stopped(Exception):
+    """Before any attack."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        # The rows of a suite that look at static look at bpda where a stand-in gives the gradient.
+        ("--suite paper-linf --model cnn --defense art:jpeg", ""),
+        (
+            "--suite paper-linf --model cnn --defense art:jpeg --cap pgd=7 --cap daa-blob=9",
+            "--cap pgd/static=7 --cap daa-blob/static=9 --cap daa-blob-margin/static=9 --cap pgd/bpda-eot=7",
+        ),
+        ("--suite adaptive --model cnn --defense art:jpeg --set pgd.steps=30", ""),
+        # The name of a row without label is also the attack of those that have one.
+        (
+            "--suite paper-linf --model cnn --set daa-blob.steps=100 --set daa-blob-margin.steps=200",
+            "--set daa-blob.steps=100 --set daa-blob-margin.steps=200",
+        ),
+        ("--suite adaptive --model rcnn --set pgd.steps=30 --set pgd-margin.steps=40", ""),
+        ("--suite adaptive --model rcnn --set pgd-margin.restarts=2", "--set pgd-margin.restarts=2"),
+        ("--suite quick --model rcnn --set pgd.steps=20", ""),
+        ("--suite paper-linf --model cnn --set transfer-fgsm.decay=0.5 --set pgd.random_start=false", ""),
+    ],
+)
+def test_commands_name_the_rows_of_a_suite_as_the_suite_does(monkeypatch, arguments, words):
+    specs = []
+
+    def evaluate(target, images, spec, **how):
+        specs.append(spec)
+        raise Stopped
+
+    monkeypatch.setattr(engine, "evaluate", evaluate)
+    asked = ["--dataset", "digits", "--eps", "0.1", "--limit", "3", *arguments.split()]
+    done = CliRunner().invoke(cli, ["attack", *asked, "--device", "cpu"])
+    assert isinstance(done.exception, Stopped), done.output
+    command = command_of(specs[0].document())
+    assert words in command
+    again = CliRunner().invoke(cli, [*shlex.split(command)[1:], "--device", "cpu"])
+    assert isinstance(again.exception, Stopped), again.output
+    assert specs[1] == specs[0]
 
 
 @pytest.mark.parametrize(
