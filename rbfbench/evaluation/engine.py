@@ -105,7 +105,8 @@ def evaluate(
             attacked again. On a random model, where an example that worked once may not work again, every image is
             attacked, and the better candidate of the two balls is taken.
         folder: Where to keep cells and results, resuming from those that are there.
-        save_examples: Adversarial examples to keep for each attack in the folder; None keeps all.
+        save_examples: Adversarial examples to keep for each attack in the folder; None keeps all. A cell whose earlier
+            run kept fewer is computed again.
         progress: Told how much of the work is done.
 
     Raises:
@@ -126,9 +127,9 @@ def evaluate(
     interrupted, lost = False, None
     try:
         for row in job.rows:
-            cell = job.stored(folder, row)
+            examples = Examples(folder.path if folder else None, row.id, images.classes, save_examples)
+            cell = job.stored(folder, row, examples)
             if cell is None:
-                examples = Examples(folder.path if folder else None, row.id, images.classes, save_examples)
                 key = job.key(row)
                 cell = job.attack(row, examples)
                 examples.write()
@@ -281,10 +282,10 @@ class _Job:
         for i, sample in self.nested.get(row.id, {}).items():
             yield f"{self.images.ids[i]} {sample.selection}" if self.target.stochastic else self.images.ids[i]
 
-    def stored(self, folder: RunFolder | None, row: Row) -> Cell | None:
-        """The row's cell if an earlier run of this folder finished it."""
+    def stored(self, folder: RunFolder | None, row: Row, examples: Examples) -> Cell | None:
+        """The row's cell if an earlier run of this folder finished it, and kept as many examples as are wanted now."""
         cell = folder.read_cell(self.key(row)) if folder else None
-        if cell is None:
+        if cell is None or not examples.kept_before(cell):
             return None
         self.meter.skip(row.id)
         self.flat = cell.row.flat

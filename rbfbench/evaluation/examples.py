@@ -9,6 +9,8 @@ ball instead; that one lies in the folder of that radius.
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from rbfbench.evaluation.verify import Verdict
 from rbfbench.results.atomic import write_atomic
+from rbfbench.results.records import Cell
 from rbfbench.results.store import example_file
 
 
@@ -51,6 +54,14 @@ class Examples:
             self.parts.append(part | {"position": where[:room]})
             self.kept += room
 
+    def kept_before(self, cell: Cell) -> bool:
+        """Whether an earlier run, which made this cell, has kept as many as are wanted now, or all that there are."""
+        if self.path is None:
+            return True
+        attacked = sum(sample.status in ("ok", "invalid") for sample in cell.samples)
+        wanted = attacked if self.most is None else min(attacked, self.most)
+        return wanted <= _held(self.path)
+
     def write(self) -> None:
         """Write the file, whole or not at all."""
         if self.path is None or not self.kept:
@@ -61,3 +72,14 @@ class Examples:
         # The types fear an array called allow_pickle.
         np.savez_compressed(buffer, **arrays, classes=np.array(self.classes))  # type: ignore[arg-type]
         write_atomic(self.path, buffer.getvalue())
+
+
+def _held(path: Path) -> int:
+    """How many examples a file holds; a damaged one counts as missing."""
+    if not path.is_file():
+        return 0
+    try:
+        with np.load(path) as file:
+            return len(file["position"])
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+        return 0

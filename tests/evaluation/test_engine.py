@@ -363,6 +363,46 @@ def test_examples_are_kept_and_are_what_was_verified(tmp_path):
     assert (x_adv - x[position]).abs().max() <= 0.3 * (1 + 1e-5) + 1e-6
 
 
+def test_more_examples_than_a_finished_run_has_kept_are_made(tmp_path, monkeypatch):
+    folder, file = RunFolder(tmp_path / "run"), tmp_path / "run" / "examples" / "pgd-static.npz"
+    data = images()
+    target = inspect(Brightness(), "toy", data, CPU)
+    resolve, calls = AttackInfo.resolve, []
+    monkeypatch.setattr(AttackInfo, "resolve", lambda self: calls.append(self.function) or resolve(self))
+
+    def kept(most: int | None) -> np.ndarray:
+        calls.clear()
+        outcome = evaluate(target, data, spec([row("pgd", steps=4)], data), folder=folder, save_examples=most)
+        assert outcome.run.attacks[0].n == len(data)
+        with np.load(file) as arrays:
+            return arrays["x_adv"]
+
+    few = kept(7)
+    assert (len(few), len(calls)) == (7, 3)  # 40 images in batches of 16
+    every = kept(None)
+    assert (len(every), len(calls)) == (40, 3)
+    assert np.array_equal(every[:7], few)
+    for most in (None, 41, 7):  # nobody can keep more than were attacked, and what is there stays
+        assert (len(kept(most)), len(calls)) == (40, 0)
+    file.write_bytes(file.read_bytes()[:100])
+    assert (len(kept(7)), len(calls)) == (7, 3)
+
+
+def test_images_that_were_not_attacked_leave_no_examples_to_wait_for(tmp_path, monkeypatch):
+    """Wrong without any attack, or broken by an earlier row."""
+    data = dataclasses.replace(images(), labels=np.r_[0, 0, np.arange(2, 40) % 2])
+    folder = RunFolder(tmp_path / "run")
+    resolve, calls = AttackInfo.resolve, []
+    monkeypatch.setattr(AttackInfo, "resolve", lambda self: calls.append(self.function) or resolve(self))
+    rows = [row("fgsm"), row("pgd", steps=4)]
+    first = run(Brightness(), rows, data, folder, worst_case=True, eps=0.27)
+    assert {sample.status for sample in first.samples} == {"ok", "spared", "clean-error"}
+    assert calls
+    calls.clear()
+    run(Brightness(), rows, data, folder, worst_case=True, eps=0.27)
+    assert not calls
+
+
 def fired(outcome) -> set[str]:
     return {check.code for check in outcome.run.checks if check.fired}
 
