@@ -7,7 +7,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -131,8 +131,9 @@ def evaluate(
             cell = job.stored(folder, row, examples)
             if cell is None:
                 key = job.key(row)
-                cell = job.attack(row, examples)
-                examples.write()
+                with closing(examples):
+                    cell = job.attack(row, examples)
+                    examples.write()
                 if folder and cell.row.unknown == 0:  # a crash may not repeat itself: try such a cell again
                     folder.write_cell(key, cell)
             job.learn(row, cell)

@@ -8,24 +8,35 @@ ball instead; that one lies in the folder of that radius.
 
 from __future__ import annotations
 
-import io
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rbfbench.evaluation.verify import Verdict
-from rbfbench.results.atomic import write_atomic
+from rbfbench.results.atomic import atomic_file, writing
 from rbfbench.results.records import Cell
 from rbfbench.results.store import example_file
 
 
+@dataclass(frozen=True)
+class _Column:
+    """One array on its way: the bytes of its parts in a file without a name, for memory may not hold them all."""
+
+    file: IO[bytes]
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]  # of the entry of one image
+
+
 class Examples:
-    """Collects the first candidates of one attack.
+    """Collects the first candidates of one attack, on disk; to be closed.
 
     Args:
         folder: Run folder, or None to keep nothing.
@@ -38,7 +49,7 @@ class Examples:
         self.path = folder and example_file(folder, row)
         self.classes = classes
         self.most = most
-        self.parts: list[dict[str, np.ndarray]] = []
+        self.columns: dict[str, _Column] = {}
         self.kept = 0
 
     def add(self, where: np.ndarray, x: Tensor, x_adv: Tensor, y: Tensor, verdict: Verdict) -> None:
@@ -51,7 +62,14 @@ class Examples:
             prediction = verdict.prediction.where(known, torch.full_like(verdict.prediction, -1))
             columns = {"x": x, "x_adv": x_adv, "label": y, "prediction": prediction, "correct": verdict.correct}
             part = {name: column[:room].cpu().numpy() for name, column in columns.items()}
-            self.parts.append(part | {"position": where[:room]})
+            with writing(self.path):
+                self.path.parent.mkdir(exist_ok=True)
+                for name, array in (part | {"position": where[:room]}).items():
+                    if name not in self.columns:
+                        # In the run's folder: the system's own for such files may be memory.
+                        file = TemporaryFile(dir=self.path.parent)  # noqa: SIM115  (`close` closes it)
+                        self.columns[name] = _Column(file, array.dtype, array.shape[1:])
+                    self.columns[name].file.write(array.tobytes())
             self.kept += room
 
     def kept_before(self, cell: Cell) -> bool:
@@ -66,12 +84,18 @@ class Examples:
         """Write the file, whole or not at all."""
         if self.path is None or not self.kept:
             return
-        self.path.parent.mkdir(exist_ok=True)
-        buffer = io.BytesIO()
-        arrays = {name: np.concatenate([part[name] for part in self.parts]) for name in self.parts[0]}
-        # The types fear an array called allow_pickle.
-        np.savez_compressed(buffer, **arrays, classes=np.array(self.classes))  # type: ignore[arg-type]
-        write_atomic(self.path, buffer.getvalue())
+        arrays = {
+            name: np.memmap(column.file, column.dtype, "r", shape=(self.kept, *column.shape))
+            for name, column in self.columns.items()
+        }
+        with atomic_file(self.path) as file:
+            # The types fear an array called allow_pickle.
+            np.savez_compressed(file, **arrays, classes=np.array(self.classes))  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Let go of what was collected."""
+        for column in self.columns.values():
+            column.file.close()
 
 
 def _held(path: Path) -> int:

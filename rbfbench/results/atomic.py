@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from rbfbench.errors import LoadError
 
@@ -12,25 +15,34 @@ from rbfbench.errors import LoadError
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes a file so that a kill, a power cut or a second writer never leaves half of it; the last writer wins.
 
-    A kill can leave a hidden `.*.tmp` file beside it, which nothing reads.
-
     Raises:
         LoadError: The folder cannot be written (missing, no permission, disk full).
     """
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """The same for what does not fit into memory: a file to write to, which takes its place at the end.
+
+    A kill can leave a hidden `.*.tmp` file beside it, which nothing reads.
+
+    Raises:
+        LoadError: The folder cannot be written.
+    """
     # Not tempfile: its files are for the owner only, and others (a CI job, a colleague) must read results.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
+    with writing(path):
         try:
             with temporary.open("xb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from error
 
 
 def remove(path: Path) -> None:
@@ -39,15 +51,22 @@ def remove(path: Path) -> None:
     Raises:
         LoadError: It may not be removed.
     """
-    try:
+    with writing(path):
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What fails inside has failed to write this file.
+
+    Raises:
+        LoadError: Something did.
+    """
+    try:
+        yield
     except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> LoadError:
-    todo = "check its permissions and the free space, or choose another folder"
-    return LoadError(f"cannot write {path}", error.strerror or str(error), todo)
+        todo = "check its permissions and the free space, or choose another folder"
+        raise LoadError(f"cannot write {path}", error.strerror or str(error), todo) from error
 
 
 def _sync_folder(folder: Path) -> None:

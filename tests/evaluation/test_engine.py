@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import contextmanager
+import tracemalloc
+from contextlib import closing, contextmanager
 
 import msgspec
 import numpy as np
@@ -23,8 +24,10 @@ from rbfbench.evaluation.api import attack
 from rbfbench.evaluation.certify import CertifySpec, certify
 from rbfbench.evaluation.engine import Outcome, evaluate
 from rbfbench.evaluation.environment import describe_environment
+from rbfbench.evaluation.examples import Examples
 from rbfbench.evaluation.spec import RunSpec
 from rbfbench.evaluation.target import Target, inspect
+from rbfbench.evaluation.verify import Verdict
 from rbfbench.results import summary
 from rbfbench.results.store import RunFolder, read_run, read_samples
 
@@ -361,6 +364,50 @@ def test_examples_are_kept_and_are_what_was_verified(tmp_path):
     wrong = (Brightness()(x_adv).argmax(1) != y[position]).tolist()
     assert wrong == [outcome.samples[i].correct == 0 for i in position]
     assert (x_adv - x[position]).abs().max() <= 0.3 * (1 + 1e-5) + 1e-6
+
+
+def test_memory_does_not_grow_with_the_number_of_examples(tmp_path):
+    n, batches = 16, 256
+    x = torch.full((n, 3, 32, 32), 0.25)
+    y = torch.arange(n)
+    yes, half = torch.ones(n, dtype=torch.bool), torch.full((n,), 0.5)
+    verdict = Verdict(
+        valid=yes,
+        answered=yes,
+        prediction=y + 1,
+        correct=half,
+        wrong_any=yes,
+        correct_8bit=half,
+        selection=half,
+        lengths={},
+    )
+    tracemalloc.start()
+    try:
+        with closing(Examples(tmp_path, "pgd/static", ("a", "b"), None)) as examples:
+            for i in range(batches):
+                examples.add(np.arange(i * n, (i + 1) * n), x, x.to(memory_format=torch.channels_last) + i, y, verdict)
+            examples.write()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    with np.load(tmp_path / "examples" / "pgd-static.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    assert peak < (arrays["x"].nbytes + arrays["x_adv"].nbytes) / 2
+    assert {name: array.dtype.kind for name, array in arrays.items()} == {
+        "x": "f", "x_adv": "f", "label": "i", "prediction": "i", "correct": "f", "position": "i", "classes": "U",
+    }  # fmt: skip
+    assert arrays["x"].shape == arrays["x_adv"].shape == (n * batches, 3, 32, 32)
+    assert np.array_equal(arrays["position"], np.arange(n * batches))
+    assert np.array_equal(arrays["x_adv"], arrays["x"] + (arrays["position"] // n)[:, None, None, None])
+    assert np.array_equal(arrays["prediction"], np.tile(y + 1, batches))
+    assert [path.name for path in (tmp_path / "examples").iterdir()] == ["pgd-static.npz"]
+
+
+def test_examples_that_cannot_be_written_are_one_line(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    (tmp_path / "run" / "examples").write_text("in the way")
+    with pytest.raises(LoadError, match=r"cannot write .*fgsm-static\.npz"):
+        run(Brightness(), [row("fgsm")], folder=folder)
 
 
 def test_more_examples_than_a_finished_run_has_kept_are_made(tmp_path, monkeypatch):
