@@ -10,6 +10,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from rbfbench.defenses.classifiers import CLASSIFIERS
@@ -77,6 +78,8 @@ def save(model: nn.Module, blueprint: Blueprint, path: Path) -> None:
 def load(path: Path) -> tuple[nn.Module, Blueprint]:
     """Read a model in eval mode, float32, from a file written by `save`. Executes nothing from the file.
 
+    Its convolutions are laid out channels last, as they were trained: faster, on CPUs above all.
+
     Raises:
         LoadError: No such file, not safetensors, not one of ours, or tensors of another architecture.
     """
@@ -103,6 +106,7 @@ def load(path: Path) -> tuple[nn.Module, Blueprint]:
     except (KeyError, TypeError, ValueError, RuntimeError, RbfbenchError) as error:
         reason = " ".join(str(error).split())[:200]
         raise LoadError(what, f"its tensors are not those of its model ({reason})", "train it again") from error
+    (model.classifier if isinstance(model, RBFCNN) else model).to(memory_format=torch.channels_last)
     return model.eval(), blueprint
 
 

@@ -290,9 +290,6 @@ def inspect(
     """
     if isinstance(model, nn.Module):
         model = model.eval().requires_grad_(False).to(device)
-        for parameter in model.parameters():
-            if parameter.ndim == 4:  # convolutions of images are faster so, on CPUs above all
-                parameter.data = parameter.data.to(memory_format=torch.channels_last)
     x = images.batch(0, PROBE)[0].to(device)
     what = f"{name} does not classify these images"
     first, second = _two_answers(model, x, what)

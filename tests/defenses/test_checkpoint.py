@@ -57,6 +57,9 @@ def test_what_is_saved_comes_back(classifier: str, rbf: str | None, tmp_path: Pa
     assert found == plan
     assert not loaded.training
     assert isinstance(loaded, RBFCNN) == (rbf is not None)
+    convolutions = [module.weight for module in loaded.modules() if isinstance(module, nn.Conv2d)]
+    assert convolutions
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
     before, after = model.state_dict(), loaded.state_dict()
     assert list(before) == list(after)
     for name, tensor in before.items():

@@ -54,6 +54,25 @@ def test_attack_leaves_the_model_its_modes_and_its_gradients() -> None:
     assert torch.equal(torch.get_rng_state(), rng)
 
 
+class Standardised(nn.Conv2d):
+    """A convolution by weight standardisation, as it is often written: `view` wants the weights as they were laid."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = self.weight.view(self.weight.size(0), -1)
+        weight = ((flat - flat.mean(1, keepdim=True)) / flat.std(1, keepdim=True)).view_as(self.weight)
+        return nn.functional.conv2d(x, weight, self.bias)
+
+
+def test_attack_leaves_the_weights_as_they_are_laid_in_memory() -> None:
+    x, y = torch.rand(4, 3, 6, 6), torch.arange(4)
+    model = nn.Sequential(Standardised(3, 8, 3), nn.Flatten(), nn.Linear(128, 4))
+    strides = [p.stride() for p in model.parameters()]
+    assert rbfbench.attack(model, x, y, norm="linf", eps=0.1).status == "complete"
+    assert [p.stride() for p in model.parameters()] == strides
+    assert rbfbench.certify(model, x, y, sigma=0.1, n0=2, n=2).status == "complete"
+    assert [p.stride() for p in model.parameters()] == strides
+
+
 def test_attack_scores_a_model_whose_answer_is_known() -> None:
     """Mean brightness above or below a half: an image at distance d from it falls to linf eps > d and to no less."""
     x = torch.full((4, 1, 4, 4), 0.5) + torch.tensor([-0.2, -0.05, 0.05, 0.2]).view(4, 1, 1, 1)
