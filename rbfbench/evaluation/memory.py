@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rbfbench.attacks.rng import Keys
+from rbfbench.errors import RbfbenchError
 from rbfbench.evaluation.target import Target
 
 SHARE = 0.25  # of the free memory: gradients and temporaries need about as much again as what autograd keeps
@@ -27,7 +29,11 @@ def free_bytes(device: torch.device) -> int:
 
 
 def choose_batch_size(target: Target, x: Tensor) -> int:
-    """Rows for one pass with gradients, from what autograd keeps of one image (1, C, H, W) and the free memory."""
+    """Rows for one pass with gradients, from what autograd keeps of one image (1, C, H, W) and the free memory.
+
+    A power of two: what a random model that takes no keys draws depends on the batch, which must not follow every
+    change of the free memory.
+    """
     kept = 0
 
     def count(tensor: Tensor) -> Tensor:
@@ -35,13 +41,20 @@ def choose_batch_size(target: Target, x: Tensor) -> int:
         kept += tensor.numel() * tensor.element_size()
         return tensor
 
-    views = target.views
-    if "static" in views:
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), torch.enable_grad():
-            views["static"].forward(x.clone().requires_grad_(), None)
+    view = next((view for name, view in target.views.items() if name != "none"), None)  # the first with gradients
+    if view:
+        keys = Keys.of(["one image"], 0) if view.noisy else None
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), torch.enable_grad():
+                view.forward(x.clone().requires_grad_(), keys)
+        except RbfbenchError:
+            raise
+        except Exception:  # noqa: S110  (whatever a foreign model raises with gradients is for the attack to record)
+            pass
     kept = max(kept, 64 * x.numel() * x.element_size())
     largest = LARGEST_ON_CUDA if target.device.type == "cuda" else LARGEST
-    return max(1, min(largest, int(SHARE * free_bytes(target.device) / kept)))
+    fitting = max(1, min(largest, int(SHARE * free_bytes(target.device) / kept)))
+    return 1 << fitting.bit_length() - 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:
