@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rbfbench.cli.models import off_stdout
+from rbfbench.errors import ModelError, RbfbenchError, raised
+
 if TYPE_CHECKING:
+    from rbfbench.attacks import Row
     from rbfbench.data import Images
     from rbfbench.evaluation.spec import RunSpec
     from rbfbench.evaluation.target import Target
@@ -24,28 +28,31 @@ def print_cost(target: Target, images: Images, spec: RunSpec, surrogates: Sequen
         spec: The run.
         surrogates: What transfer rows look at.
         whole: Nothing else will be printed.
+
+    Raises:
+        ModelError: A look at the model fails, and nothing but the cost was asked for.
     """
-    from rbfbench.attacks.suites import Row
-    from rbfbench.evaluation.memory import choose_batch_size
-    from rbfbench.evaluation.work import Clock, images_of_row, null_work, row_passes, work_ahead
+    from rbfbench.evaluation.work import images_of_row, row_passes, work_ahead
     from rbfbench.interop import attack_info
     from rbfbench.reporting.words import duration, plural
 
-    target.max_rows = spec.batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
     n, passes = len(images), spec.passes if target.stochastic else 1
-    on_gpu = target.device.type != "cpu"  # there a look at few images takes as long as one at many
-    clock = Clock(
-        target, images.batch(0, target.max_rows if on_gpu else SAMPLE)[0].to(target.device), passes, surrogates
-    )
 
     def runs(row: Row) -> bool:
         return row.view in target.views and bool(surrogates or not attack_info(row.attack).surrogate)
 
     rows = [row for row in spec.rows if runs(row)]
-    seconds = {row.id: images_of_row(row, n) * clock.row(row) for row in rows}
-    everything = sum(seconds.values()) + n * clock.decision
-    if target.stochastic:
-        everything += n * clock.decision * null_work(target, rows, passes) / (target.draws * passes)
+    try:
+        with off_stdout():
+            seconds, everything = _timed(target, images, rows, passes, surrogates, batch_size=spec.batch_size)
+    except RbfbenchError:
+        raise
+    except Exception as error:  # the run that follows halves its batches, or records what the model raises
+        if whole:
+            todo = "check the model, or lower --batch-size if memory ran out"
+            raise ModelError(f"cannot say what a run on {target.name} costs", raised(error), todo) from error
+        click.echo(f"no estimate of the cost: {raised(error)}", err=True)
+        return
     total = f"at most {sum(work_ahead(target, rows, n, passes).values()):,.0f} passes and {duration(everything)}"
     if not whole:
         click.echo(f"{plural(len(rows), 'attack')} on {plural(n, 'image')}: {total}", err=True)
@@ -70,3 +77,28 @@ def print_cost(target: Target, images: Images, spec: RunSpec, surrogates: Sequen
         "looks at the model measured on this machine; images that are broken early cost less.",
         soft_wrap=True,
     )
+
+
+def _timed(
+    target: Target,
+    images: Images,
+    rows: list[Row],
+    passes: int,
+    surrogates: Sequence[Target],
+    *,
+    batch_size: int | None,
+) -> tuple[dict[str, float], float]:
+    """Seconds of each row, by its id, and of the whole run."""
+    from rbfbench.evaluation.memory import choose_batch_size
+    from rbfbench.evaluation.work import Clock, images_of_row, null_work
+
+    n = len(images)
+    target.max_rows = batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
+    on_gpu = target.device.type != "cpu"  # there a look at few images takes as long as one at many
+    x = images.batch(0, target.max_rows if on_gpu else SAMPLE)[0].to(target.device)
+    clock = Clock(target, x, passes, surrogates)
+    seconds = {row.id: images_of_row(row, n) * clock.row(row) for row in rows}
+    everything = sum(seconds.values()) + n * clock.decision
+    if target.stochastic:
+        everything += n * clock.decision * null_work(target, rows, passes) / (target.draws * passes)
+    return seconds, everything

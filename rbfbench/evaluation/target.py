@@ -250,13 +250,13 @@ def _differentiable(model: Callable[[Tensor], Tensor], x: Tensor) -> bool:
         leaf = x.clone().requires_grad_()
         try:
             logits = model(leaf)
+            return logits.requires_grad and torch.autograd.grad(logits.sum(), leaf, allow_unused=True)[0] is not None
         except RbfbenchError:
             raise
         except Exception as error:
             # A tensor that wants its gradient cannot be made an array. Whatever else a foreign model raises here is for
             # the attack to record.
             return "requires grad" not in str(error)
-        return logits.requires_grad and torch.autograd.grad(logits.sum(), leaf, allow_unused=True)[0] is not None
 
 
 def _same_decision(target: Target, x: Tensor, answers: tuple[Tensor, Tensor], what: str) -> None:
