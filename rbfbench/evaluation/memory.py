@@ -20,7 +20,8 @@ LARGEST, LARGEST_ON_CUDA = 256, 2048
 def free_bytes(device: torch.device) -> int:
     """Free memory of the device, in bytes."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for what comes next
+        return torch.cuda.mem_get_info(device)[0] + kept
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         lines = dict(line.split(":") for line in meminfo.read_text(encoding="ascii").splitlines())

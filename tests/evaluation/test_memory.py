@@ -73,6 +73,16 @@ def test_rows_are_counted_by_what_the_view_with_gradients_keeps(
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_memory_that_torch_keeps_for_later_is_free(device: torch.device) -> None:
+    """A look that ran out of memory leaves all of it there."""
+    if device.type != "cuda":
+        pytest.skip("no memory is kept on a processor")
+    torch.cuda.empty_cache()
+    before = memory.free_bytes(device)
+    torch.empty(2**30, dtype=torch.uint8, device=device)
+    assert memory.free_bytes(device) > before - 2**29
+
+
 def test_nearly_as_much_free_memory_gives_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else no run of a random model that takes no keys could be resumed: its draws depend on the batch."""
     target = inspect(NoisyWide(), "toy", images(), torch.device("cpu"))
