@@ -105,23 +105,31 @@ class Keys:
 def borrowed(device: torch.device) -> Iterator[Callable[[Keys], None]]:
     """Global generators of torch, NumPy and Python, put back afterwards (but for Apple's GPU); yields what seeds them.
 
-    For code that draws from them whatever we do; what it draws belongs to all the images of the keys together.
+    Those of torch are the processor's and that of the device; no other device is touched. For code that draws from them
+    whatever we do; what it draws belongs to all the images of the keys together.
     """
-    # On a processor alone, the first takes a hundredth of the time: the second asks for every kind of device.
-    alone = device.type == "cpu" and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    seed_torch = torch.default_generator.manual_seed if alone else torch.manual_seed
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # there are no generators before
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
 
     def seed(keys: Keys) -> None:
         digest = hashlib.blake2b(keys.images.tobytes() + keys.uses.tobytes(), digest_size=8).digest()
         number = int.from_bytes(digest, "little") >> 1
-        seed_torch(number)
+        for generator in generators:
+            generator.manual_seed(number)
+        if device.type == "mps":
+            torch.mps.manual_seed(number)
         np.random.seed(int.from_bytes(digest[:4], "little"))
         random.seed(digest)
 
+    states = [generator.get_state() for generator in generators]
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield seed
+        yield seed
     finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
         np.random.set_state(numpy_state)
         random.setstate(python_state)
