@@ -247,7 +247,8 @@ class _Job:
     def key(self, row: Row) -> str:
         """Content address of a row's cell, as things stand before it runs."""
         info = attack_info(row.attack)
-        invariant = self.target.card["batch_invariant"] and info.batch_invariant
+        asked = [self.target, *(self.surrogates if info.surrogate else ())]
+        invariant = all(target.card["batch_invariant"] for target in asked) and info.batch_invariant
         # Groups of a capped row once were cut from all images of the run.
         regrouped = info.coupled and images_of_row(row, len(self.images)) < len(self.images)
         # Parts that most rows do not have stay out of the digest.

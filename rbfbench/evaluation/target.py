@@ -130,7 +130,7 @@ class Target:
         A call for each draw: noise that a model draws once a call would be the same in all draws of one.
         """
         if keys is None:
-            return self.model(x)
+            raise ValueError("without keys, what a random model draws would depend on the global generators")
         draws, passes = len(keys) // len(x) if len(x) else 1, []
         with borrowed(self.device) as seed:
             for i in range(draws):
@@ -206,14 +206,17 @@ def _parts_of(model: Any) -> Iterator[Any]:  # noqa: ANN401  (any callable)
         yield model
 
 
-def ensemble(targets: Sequence[Target]) -> Forward:
-    """The mean logits of several models, noise switched off where it can be (arXiv 1710.06081, section 3.4)."""
-    forwards = [target.views.get("static", target.views["none"]).forward for target in targets]
+def ensemble(targets: Sequence[Target]) -> View:
+    """The mean logits of several models, noise switched off where it can be (arXiv 1710.06081, section 3.4).
+
+    Where it cannot, each look draws once.
+    """
+    views = [target.views.get("static", target.views["none"]) for target in targets]
 
     def forward(x: Tensor, keys: Keys | None) -> Tensor:
-        return torch.stack([model(x, None) for model in forwards]).mean(0)
+        return torch.stack([view.forward(x, keys) for view in views]).mean(0)
 
-    return forward
+    return View(forward, noisy=any(view.noisy for view in views), draws=1, exact=False)
 
 
 def _two_answers(model: Callable[[Tensor], Tensor], x: Tensor, what: str) -> tuple[Tensor, Tensor]:

@@ -24,12 +24,12 @@ Progress = Callable[[str, float, float], None]  # (what, work done, all work), w
 def view_of(target: Target, row: Row, surrogates: Sequence[Target] = ()) -> View:
     """What a row looks at: a view of the target, or the surrogates in its place."""
     if attack_info(row.attack).surrogate:
-        return View(ensemble(surrogates), exact=False)
+        return ensemble(surrogates)
     return target.views[row.view]
 
 
 def draws_of(target: Target, row: Row) -> int:
-    """Noisy passes behind each look of a row; 1 without noise, and at surrogates, which are asked without it."""
+    """Noisy passes behind each look of a row; 1 without noise, and at surrogates."""
     view = view_of(target, row)
     return (view.draws or row.draws) if view.noisy else 1
 

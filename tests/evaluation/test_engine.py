@@ -742,6 +742,24 @@ def test_the_null_control_has_a_copy_for_each_row_of_the_worst_case(transfer, mo
     assert copies == [2 if transfer else 1]
 
 
+def test_what_a_random_surrogate_draws_follows_from_the_seed_alone(tmp_path):
+    data, folder = images(12), RunFolder(tmp_path / "run")
+    surrogate = inspect(NoisyBrightness(), "other", data, CPU)
+    target = inspect(Brightness(), "toy", data, CPU)
+    rows = [row("transfer", "none", steps=3)]
+    made = []
+    for seed, kept in ((1, folder), (2, None)):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        outcome = evaluate(target, data, spec(rows, data, eps=0.2), surrogates=[surrogate], folder=kept)
+        assert torch.equal(torch.get_rng_state(), before)
+        made.append([(s.linf, s.l2, s.l1) for s in outcome.samples])
+    assert made[0] == made[1]
+    # What it draws belongs to a batch: the cells of one size do not serve another.
+    evaluate(target, data, spec(rows, data, eps=0.2, batch_size=4), surrogates=[surrogate], folder=folder)
+    assert len(list((tmp_path / "run" / "cells").iterdir())) == 2
+
+
 def test_rows_outside_the_worst_case_stand_for_themselves_among_survivors_only():
     data = images()
     surrogate = inspect(Brightness(), "other", data, CPU)
