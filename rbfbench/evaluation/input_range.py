@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from rbfbench.attacks.rng import Keys, borrowed
 from rbfbench.data.images import Images
 from rbfbench.evaluation.load_options import LoadOptions
 from rbfbench.evaluation.scaled import Scaled
@@ -67,7 +68,8 @@ def _scaled(model: Callable[[Tensor], Tensor], options: LoadOptions, channels: i
 
 def _accuracy(model: nn.Module, images: Images, target: Target) -> float:
     right = 0
-    with torch.no_grad():
+    with torch.no_grad(), borrowed(target.device) as seed:
+        seed(Keys.of(images.ids, 0))  # a random model draws from the global generators
         for start in range(0, len(images), target.max_rows):
             x, y = images.batch(start, start + target.max_rows)
             right += int((model(x.to(target.device)).argmax(1).cpu() == y).sum())

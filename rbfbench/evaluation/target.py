@@ -295,19 +295,21 @@ def inspect(
         model = model.eval().requires_grad_(False).to(device)
     x = images.batch(0, PROBE)[0].to(device)
     what = f"{name} does not classify these images"
-    first, second = _two_answers(model, x, what)
+    with borrowed(device) as seed:  # what a random model draws here must not follow from the global generators
+        seed(Keys.of(["inspection"], 0))
+        first, second = _two_answers(model, x, what)
+        differentiable = _differentiable(model, x)
     if first.shape[1] < max(2, images.n_classes):
         raise ModelError(
             what,
             f"it has {first.shape[1]} outputs and the labels have {images.n_classes} classes",
             "give a model of this data set",
         )
-    target = Target(model, name, device, n_classes=first.shape[1])
+    target = Target(model, name, device, n_classes=first.shape[1], differentiable=differentiable)
     declared = getattr(model, "stochastic", None)
     target.stochastic = bool(declared) or not torch.equal(first, second)
     config: Any = getattr(model, "config", None)
     target.m = config.m if target.keyed else (m or 1)
-    target.differentiable = _differentiable(model, x)
     if m and not target.stochastic and not target.keyed:
         raise UsageError(f"{name} has no --m", "it gives the same answer every time", "leave the option out")
     in_unit = bool(((first >= 0) & (first <= 1)).all())

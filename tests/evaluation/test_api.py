@@ -54,6 +54,26 @@ def test_attack_leaves_the_model_its_modes_and_its_gradients() -> None:
     assert torch.equal(torch.get_rng_state(), rng)
 
 
+class Random(nn.Module):
+    """Random by way of the global generator, on 8x8 images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :10] + 0.5 * torch.randn(len(x), 10)
+
+
+def test_attack_on_a_random_model_neither_follows_nor_moves_the_global_generators() -> None:
+    x, y = rbfbench.load_data("digits").batch(0, 4)
+    runs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        run = rbfbench.attack(Random(), x, y, norm="linf", eps=0.1)
+        assert run.model["stochastic"]
+        assert torch.equal(torch.get_rng_state(), before)
+        runs.append((run.model, run.clean.k, [(row.id, row.k) for row in run.attacks]))
+    assert runs[0] == runs[1]
+
+
 class Standardised(nn.Conv2d):
     """A convolution by weight standardisation, as it is often written: `view` wants the weights as they were laid."""
 
