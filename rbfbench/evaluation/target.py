@@ -286,10 +286,11 @@ def inspect(
         name: What the user calls it.
         images: The images it will be attacked on.
         device: Where to put it.
-        m: Passes a decision averages, for a stochastic model that does not say.
+        m: Passes a decision averages; None asks a model that purifies its input, and is 1 for any other.
 
     Raises:
         ModelError: It fails on these images, or its output is not finite logits for their classes.
+        UsageError: `m` is given, and it answers the same every time.
     """
     if isinstance(model, nn.Module):
         model = model.eval().requires_grad_(False).to(device)
@@ -309,8 +310,8 @@ def inspect(
     declared = getattr(model, "stochastic", None)
     target.stochastic = bool(declared) or not torch.equal(first, second)
     config: Any = getattr(model, "config", None)
-    target.m = config.m if target.keyed else (m or 1)
-    if m and not target.stochastic and not target.keyed:
+    target.m = m or (config.m if target.keyed else 1)
+    if m and not target.stochastic:
         raise UsageError(f"{name} has no --m", "it gives the same answer every time", "leave the option out")
     in_unit = bool(((first >= 0) & (first <= 1)).all())
     target.probabilities = in_unit and bool((first.sum(1) - 1).abs().max() < 1e-4)
@@ -328,6 +329,7 @@ def inspect(
         "batch_invariant": target.keyed or not target.stochastic,
         "views": sorted(set(target.views) - {"none"}),
         "constants": {name: value for name, value in vars(config).items() if not name.endswith("_train")}
+        | {"m": target.m}
         if target.keyed
         else {},
     }
