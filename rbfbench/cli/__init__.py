@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from rbfbench.cli.configuration import read_configuration
-from rbfbench.errors import RbfbenchError, unknown_name
+from rbfbench.errors import RbfbenchError, raised, unknown_name
 
 COMMANDS = {
     "attack": "rbfbench.cli.attack:attack",
@@ -88,11 +88,16 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         code = INTERRUPTED
-    except SystemExit as stop:
-        # click and rich end with 1 when the reader of our output went away, as `head` does. That is no verdict; our
-        # own codes are returned, never raised. Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0 if stop.code == 1 else stop.code
+    except SystemExit as stop:  # our own codes are returned, never raised
+        if isinstance(stop.__context__, BrokenPipeError):
+            # click and rich end so when the reader of our output went away, as `head` does. That is no verdict. Python
+            # would complain once more when it flushes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+        else:  # the user's code: it must not look like "done and passed"
+            why = f"a model, data set or plugin raised {raised(stop)}"
+            click.echo(f"error: foreign code tried to end rbfbench: {why}; let it raise an error instead.", err=True)
+            code = RbfbenchError.exit_code
     except OSError as error:
         click.echo(f"error: cannot use {error.filename or 'a file'}: {error.strerror or error}", err=True)
         code = RbfbenchError.exit_code

@@ -301,6 +301,32 @@ def test_a_run_folder_that_holds_something_else_is_refused(cli, tmp_path):
     assert (tmp_path / "photos" / "cat.png").read_bytes() == b"meow"
 
 
+@pytest.mark.parametrize("code", ["0", "1", "'out of licences'"])
+@pytest.mark.parametrize("command", ["attack", "certify", "check"])
+def test_a_model_that_exits_while_it_answers_is_no_verdict(cli, tmp_path, command, code):
+    (tmp_path / "exits.py").write_text(
+        "import sys, torch\nclass Model(torch.nn.Module):\n    calls = 0\n"
+        "    def forward(self, x):\n"
+        "        self.calls += 1\n"
+        f"        if self.calls > 3:\n            sys.exit({code})\n"
+        "        return x.flatten(1)[:, :10]\n"
+    )
+    more = {
+        "attack": ("--eps", "0.1", "--attack", "fgsm"),
+        "certify": ("--n", "20"),
+        "check": ("--eps", "0.1", "--attack", "fgsm", "--min-accuracy", "linf=0.99"),
+    }[command]
+    asked = ("--model", "exits:Model", "--dataset", "digits", "--limit", "4", "--device", "cpu", "--json", "found.json")
+    done = cli(command, *asked, *more)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout == ""
+    described, error = done.stderr.strip().splitlines()
+    assert described.startswith("exits:Model: ")
+    assert error.startswith("error: ")
+    assert f"SystemExit: {code.strip(chr(39))}" in error
+    assert not (tmp_path / "found.json").exists()
+
+
 def test_a_reader_that_goes_away_is_no_verdict(tmp_path):
     listing = subprocess.Popen([RBFBENCH, "ls"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env(tmp_path))
     listing.stdout.close()
