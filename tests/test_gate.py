@@ -26,6 +26,7 @@ from rbfbench.evaluation import engine
 from rbfbench.results.gate import ASKED, WORST, Baseline, BaselineCell, judge, read_baseline, visible
 from rbfbench.results.paired import mcnemar
 from rbfbench.results.records import encode
+from rbfbench.results.store import read_run
 
 ASKED_VALUES = {"norm": "linf", "eps": 0.1, "suite": "quick", "seed": 0, "worst_case": False, "include_transfer": False}
 
@@ -290,6 +291,14 @@ def test_a_weaker_model_fails_with_its_reasons_on_one_screen(here, runs, tmp_pat
     by_folder = here("check", "weak", "--baseline", "strong", "--json", "-")
     assert by_folder.exit_code == 1
     assert [cell["failed"] for cell in json.loads(by_folder.stdout)["cells"]] == [False, True, True]
+
+
+def test_the_command_to_paste_is_whole_on_a_narrow_screen(here, runs, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = here("check", "strong", "--baseline", "strong.json")
+    command = command_of(read_run(runs / "strong").spec)
+    assert len(command) > 80
+    assert f"again: {command}" in done.stdout.splitlines()
 
 
 def test_it_can_make_the_run_itself(here):

@@ -161,7 +161,8 @@ def _report(given: dict[str, Any], gate: Gate) -> None:
     else:
         from rich.console import Console
 
-        Console(highlight=False).print(gate_table(gate))
+        # Whole lines: the command to paste may be wider than the screen, all else fits.
+        Console(highlight=False).print(gate_table(gate), crop=False)
         if given["json_path"]:
             write_atomic(Path(given["json_path"]), document)
     if given["junit"]:
