@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy.stats import beta, norm
 
-from rbfbench.results.certificates import ABSTAIN, Certificate, certified, radius_of
+from rbfbench.evaluation.certify import LEAST_ALPHA
+from rbfbench.reporting.certificate_table import certificate_table
+from rbfbench.results.certificates import ABSTAIN, Certificate, Certification, certified, radius_of
 from rbfbench.results.intervals import clopper_pearson
+from rbfbench.results.records import Environment
 
 
 @pytest.mark.parametrize(
@@ -33,6 +39,30 @@ def test_the_radius_is_that_of_theorem_1(n, data):
     assert radius_of(k, n, sigma=1.0, alpha=0.001) == pytest.approx(2 * found)
     if k < n:
         assert radius_of(k + 1, n, sigma=0.5, alpha=0.001) >= found
+
+
+@pytest.mark.parametrize("alpha", [1e-8, LEAST_ALPHA])
+def test_small_chances_of_being_wrong_keep_their_bound_and_are_printed(alpha):
+    assert radius_of(1000, 1000, sigma=1.0, alpha=alpha) == pytest.approx(norm.ppf(alpha ** (1 / 1000)), abs=1e-6)
+    made = Environment(rbfbench="1", python="3", torch="2", device="cpu", threads=1, git=None)
+    done = Certification(
+        status="complete",
+        spec={"dataset": "d", "sigma": 1, "seed": 0, "source": "s", "n0": 1, "n": 1000, "alpha": alpha},
+        model_digest="",
+        data_digest="",
+        model={"name": "m"},
+        environment=made,
+        wall_s=1,
+        ceiling=2,
+        abstained=0,
+        certified=[],
+        certificates=[],
+    )
+    console = Console(width=1000)
+    with console.capture() as printed:
+        console.print(certificate_table(done))
+    zeros = round(-math.log10(alpha)) - 1
+    assert f"holds with probability 0.9{'9' * zeros} over" in printed.get()
 
 
 def test_the_bound_covers_as_often_as_it_says():

@@ -301,6 +301,22 @@ def test_the_command_to_paste_is_whole_on_a_narrow_screen(here, runs, monkeypatc
     assert f"again: {command}" in done.stdout.splitlines()
 
 
+@pytest.mark.parametrize("option", ["--max-drop", "--alpha", "--timeout"])
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_numbers_that_are_none_are_refused_before_any_attack(here, option, number):
+    done = here("check", "--model", "cnn", "--dataset", "digits", "--baseline", "strong.json", option, number)
+    assert done.exit_code == 2, (done.output, done.exception)
+    assert f"Invalid value for '{option}': {number} is n" in done.output
+
+
+@pytest.mark.parametrize("wrong", [{"max_drop": math.nan}, {"alpha": math.nan}, {"alpha": 0.0}, {"max_drop": 1.5}])
+def test_no_gate_judges_by_numbers_that_are_none(wrong):
+    b = made(clean=[1, 1], worst=[1, 0])
+    (name,) = wrong
+    with pytest.raises(UsageError, match=f"the gate has no {name} to judge by"):
+        judge(b, b, images=["0", "1"], floors={}, **({"max_drop": 0.01, "alpha": 0.05} | wrong))
+
+
 def test_it_can_make_the_run_itself(here):
     asked = ("--dataset", "digits", "--eps", "0.1", "--attack", "fgsm", "--limit", "150", "--device", "cpu")
     assert here("check", "--model", "cnn-ls", *asked, "--baseline", "strong.json").exit_code == 0

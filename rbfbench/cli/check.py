@@ -10,7 +10,7 @@ import click
 
 from rbfbench.cli.again import command_of
 from rbfbench.cli.configuration import asked_by_the_gate, choose_gate
-from rbfbench.cli.options import NORMS, check_writable, parse_eps
+from rbfbench.cli.options import NORMS, FiniteRange, check_writable, parse_eps
 from rbfbench.cli.plan import run_options
 from rbfbench.errors import IncomparableError, UsageError
 
@@ -33,12 +33,10 @@ SUMMARY_LIMIT = 900_000  # bytes; GitHub drops a job summary above 1 MiB
     help="Take the options of [gate.NAME] in rbfbench.toml.",
 )
 @click.option("--baseline", type=click.Path(path_type=Path), default=None, help="Baseline file, or another run folder.")
-@click.option(
-    "--max-drop", type=click.FloatRange(0, 100), default=1.0, show_default=True, help="Allowed fall, in points."
-)
+@click.option("--max-drop", type=FiniteRange(0, 100), default=1.0, show_default=True, help="Allowed fall, in points.")
 @click.option(
     "--alpha",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=0.05,
     show_default=True,
     help="Chance of failing an unchanged model.",

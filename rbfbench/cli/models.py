@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from rbfbench.cli.options import FiniteRange
 from rbfbench.defenses import DEFAULT_MODEL
 from rbfbench.errors import UsageError
 from rbfbench.evaluation.load_options import TIMEOUT, LoadOptions
@@ -54,7 +55,7 @@ def any_model(command: F) -> F:
     """What can be said of any number of models."""
     command = click.option(
         "--timeout",
-        type=click.FloatRange(0, min_open=True),
+        type=FiniteRange(0, 1e6, min_open=True),  # 11 days; a thread can wait for some centuries
         default=TIMEOUT,
         show_default=True,
         help="Seconds that a cmd: model may take for one answer.",

@@ -29,6 +29,7 @@ from rbfbench.results.records import Amount, Record, encode
 from rbfbench.results.store import cell_key
 
 CHUNK = 1000  # draws that share a key; fixed, so that a certificate does not depend on the batch size
+LEAST_ALPHA = 1e-12  # 1 - 2 alpha, the confidence of the bound, has no digits left for much less
 SHARES = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # radii, in standard deviations of the noise, where none are named
 
 
@@ -66,7 +67,7 @@ class CertifySpec:
             ("sigma", 0 < self.sigma < float("inf"), "above 0 and finite"),
             ("n0", self.n0 >= 1, "at least 1"),
             ("n", self.n >= 1, "at least 1"),
-            ("alpha", 0 < self.alpha < 0.5, "above 0 and below 0.5"),
+            ("alpha", LEAST_ALPHA <= self.alpha < 0.5, f"at least {LEAST_ALPHA:g} and below 0.5"),
             ("radii", all(0 < radius < float("inf") for radius in self.radii), "above 0 and finite"),
         ):
             if not holds:

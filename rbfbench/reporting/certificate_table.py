@@ -42,7 +42,7 @@ def _parts(done: Certification) -> Iterator[RenderableType]:
     )
     yield Text(
         f"Certified is the share of images whose smoothed answer is right and stays so within the l2 radius; each "
-        f"certificate holds with probability {1 - spec['alpha']:g} over its draws. Intervals cover the choice of "
+        f"certificate holds with probability {1 - spec['alpha']:.15g} over its draws. Intervals cover the choice of "
         f"images.",
         style="dim",
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from rbfbench.errors import IncomparableError, IncompleteError, LoadError
+from rbfbench.errors import IncomparableError, IncompleteError, LoadError, UsageError
 from rbfbench.results.paired import compare, holm, mcnemar
 from rbfbench.results.records import Count, Fraction, Record, Run, Sample
 from rbfbench.results.store import read_run, read_samples
@@ -251,7 +251,14 @@ def judge(
 
     Raises:
         IncomparableError: The two are not about the same images, budgets and attacks, or a floor is for another norm.
+        UsageError: `max_drop` or `alpha` is NaN or out of its range; no fall is larger than NaN.
     """
+    for name, holds, wanted in (
+        ("max_drop", 0 <= max_drop <= 1, "from 0 to 1"),
+        ("alpha", 0 < alpha < 1, "above 0 and below 1"),
+    ):
+        if not holds:
+            raise UsageError(f"the gate has no {name} to judge by", f"it is not {wanted}", "change it")
     cells = _judged(before, after, max_drop=max_drop, alpha=alpha) if before else []
     norm, worst = str(after.asked["norm"]), after.cells[WORST].accuracy
     if strange := set(floors) - {"", norm}:

@@ -50,6 +50,17 @@ def test_the_file_speaks_where_nothing_else_does(run):
     assert (steps["pgd"], steps["pgdmargin"]) == (2, 3)
 
 
+def test_a_gate_of_the_file_takes_no_nan(run):
+    done = run(
+        '[gate.x]\nmax-drop = nan\nmin-accuracy = 0.1\ndataset = "digits"\nmodel = "cnn"\neps = 0.1\n',
+        "check",
+        "--gate",
+        "x",
+    )
+    assert done.exit_code == 2, (done.output, done.exception)
+    assert "Invalid value for '--max-drop': nan is no finite number" in done.output
+
+
 def test_a_flag_beats_the_environment_which_beats_the_file(run):
     environment = {"RBFBENCH_ATTACK_LIMIT": "6", "RBFBENCH_ATTACK_SEED": "5"}
     found = spec(run(DIGITS, "attack", "--limit", "4", "--json", "-", env=environment))

@@ -256,7 +256,10 @@ def test_certificates_of_a_model_that_takes_no_keys_do_not_depend_on_the_batch(t
     assert len(list((tmp_path / "certificates").iterdir())) == 1
 
 
-@pytest.mark.parametrize("wrong", [{"sigma": 0.0}, {"n": 0}, {"n0": 0}, {"alpha": 0.5}, {"radii": (-1.0,)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"sigma": 0.0}, {"n": 0}, {"n0": 0}, {"alpha": 0.5}, {"alpha": 1e-17}, {"alpha": math.nan}, {"radii": (-1.0,)}],
+)
 def test_numbers_without_meaning_are_refused(wrong):
     with pytest.raises(UsageError, match="certifies nothing"):
         spec(**wrong)
