@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from rbfbench.cli import cli
-from rbfbench.errors import IncomparableError
+from rbfbench.errors import IncomparableError, LoadError
 from rbfbench.results.store import SCHEMA_VERSION, read_run, read_samples
 
 RUNS = sorted((Path(__file__).parent / "fixtures" / "runs").iterdir())
@@ -59,6 +60,25 @@ def test_it_is_reported_judged_and_compared(folder, tmp_path):
     document = json.loads((twin / "run.json").read_text())
     (twin / "run.json").write_text(json.dumps(document | {"model_digest": "another"}))
     assert "WORST CASE" in rbfbench("compare", folder, twin)
+
+
+@pytest.mark.parametrize("kept", [0, 0.5, 2])
+def test_a_run_whose_images_are_not_those_it_counts_is_refused(tmp_path, kept):
+    folder = shutil.copytree(RUNS[-1], tmp_path / "run")
+    lines = gzip.decompress((folder / "samples.jsonl.gz").read_bytes()).splitlines(keepends=True)
+    lines = (2 * lines)[: int(kept * len(lines))]
+    (folder / "samples.jsonl.gz").write_bytes(gzip.compress(b"".join(lines)))
+    for words in (
+        ("compare", folder, RUNS[-1]),
+        ("check", folder, "--min-accuracy", "0.1"),
+        ("check", RUNS[-1], "--baseline", folder),
+        ("baseline", "save", folder, tmp_path / "b.json"),
+    ):
+        done = CliRunner().invoke(cli, [str(word) for word in words])
+        assert isinstance(done.exception, LoadError), (words, done.output, done.exception)
+        assert done.exception.exit_code == 3
+        assert str(folder / "samples.jsonl.gz") in str(done.exception)
+        assert "and run.json counts 6" in str(done.exception)
 
 
 def test_what_an_earlier_version_measured_otherwise_is_not_compared(tmp_path):

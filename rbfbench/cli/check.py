@@ -76,11 +76,11 @@ def check(**given: Any) -> None:  # noqa: ANN401  (click passes the options decl
     _refuse_idle_options(given)
 
     from rbfbench.results.gate import baseline_of, images_of, judge, read_baseline
-    from rbfbench.results.store import read_run, read_samples
+    from rbfbench.results.store import read_results
 
     before = read_baseline(given["baseline"]) if given["baseline"] else None
     if given["run"]:
-        run, samples = read_run(given["run"]), read_samples(given["run"])
+        run, samples = read_results(given["run"])
         _answers_the_gate(run)
     else:
         run, samples = _made(given)
@@ -218,10 +218,10 @@ def show(file: Path) -> None:
 
 def _baseline_of(run: Path) -> Baseline:
     from rbfbench.results.gate import baseline_of
-    from rbfbench.results.store import read_run, read_samples
+    from rbfbench.results.store import read_results
 
-    made = read_run(run)
-    return baseline_of(made, read_samples(run), command_of(made.spec))
+    made, samples = read_results(run)
+    return baseline_of(made, samples, command_of(made.spec))
 
 
 def _write(file: Path, made: Baseline) -> None:

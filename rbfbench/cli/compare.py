@@ -57,9 +57,9 @@ def compare(**given: Any) -> None:  # noqa: ANN401  (click passes the options de
 
 def _of_folders(paths: Sequence[Path]) -> Comparison:
     from rbfbench.results.comparison import Result, compare_runs
-    from rbfbench.results.store import read_run, read_samples
+    from rbfbench.results.store import read_results
 
-    read = [(path, read_run(path), read_samples(path)) for path in paths]
+    read = [(path, *read_results(path)) for path in paths]
     names = [(str(run.model.get("name")), run.spec.get("norm")) for _, run, _ in read]
     apart = len(set(names)) == len(names)
     return compare_runs(

@@ -88,14 +88,14 @@ def read(paths: Sequence[Path]) -> Report:
 def _compared(entries: Sequence[Entry]) -> Comparison | None:
     """The runs side by side, if there are several models under the same attacks on the same images."""
     from rbfbench.results.comparison import Result, compare_runs
-    from rbfbench.results.store import read_samples
+    from rbfbench.results.store import read_results
 
     named = {(entry.run.model_digest, entry.run.spec["norm"]) for entry in entries}
     if len(entries) < 2 or len(named) < len(entries) or not all(entry.folder for entry in entries):
         return None
     names = [str(entry.run.model.get("name")) for entry in entries]
     results = [
-        Result(e.run, read_samples(e.folder), str(e.folder), name if names.count(name) == 1 else e.folder.name)
+        Result(*read_results(e.folder), str(e.folder), name if names.count(name) == 1 else e.folder.name)
         for e, name in zip(entries, names, strict=True)
         if e.folder
     ]

@@ -13,7 +13,7 @@ import msgspec
 from rbfbench.errors import IncomparableError, IncompleteError, LoadError, UsageError
 from rbfbench.results.paired import compare, holm, mcnemar
 from rbfbench.results.records import Count, Fraction, Record, Run, Sample
-from rbfbench.results.store import read_run, read_samples
+from rbfbench.results.store import read_results
 from rbfbench.results.summary import choose, enters_worst_case
 
 WORST = "WORST CASE"
@@ -205,7 +205,7 @@ def read_baseline(path: Path) -> Baseline:
         IncompleteError: A run that is not complete.
     """
     if path.is_dir():
-        return baseline_of(read_run(path), read_samples(path), "")
+        return baseline_of(*read_results(path), "")
     try:
         found = msgspec.json.decode(path.read_bytes(), type=Baseline)
     except FileNotFoundError as error:

@@ -8,6 +8,7 @@ import io
 import json
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -180,6 +181,26 @@ def read_samples(path: Path) -> list[Sample]:
         return msgspec.json.Decoder(Sample).decode_lines(_gunzip(file))
     except _DAMAGE as error:
         raise LoadError(f"cannot read {file}", _reason(error), _RESUME) from error
+
+
+def read_results(path: Path) -> tuple[Run, list[Sample]]:
+    """The document of a run and its rows.
+
+    Args:
+        path: A run folder.
+
+    Raises:
+        IncompleteError: The run in this folder has not ended.
+        LoadError: One of the two is missing or damaged, or an attack has another number of rows than of images.
+    """
+    run, samples = read_run(path), read_samples(path)
+    wanted = {row.id: row.n for row in run.attacks}
+    found = Counter(sample.attack for sample in samples)
+    for id_ in [*wanted, *found]:
+        if found[id_] != wanted.get(id_, 0):
+            why = f"it holds {found[id_]} images of {id_}, and {RUN_FILE} counts {wanted.get(id_, 0)}"
+            raise LoadError(f"cannot use {path / SAMPLES_FILE}", why, _RESUME)
+    return run, samples
 
 
 _DAMAGE = (OSError, EOFError, zlib.error, msgspec.DecodeError, UnicodeDecodeError)
