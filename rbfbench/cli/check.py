@@ -10,7 +10,7 @@ import click
 
 from rbfbench.cli.again import command_of
 from rbfbench.cli.configuration import asked_by_the_gate, choose_gate
-from rbfbench.cli.options import NORMS, FiniteRange, check_writable, parse_eps
+from rbfbench.cli.options import NORMS, FiniteRange, check_writable, parse_eps, refuse_idle_options
 from rbfbench.cli.plan import run_options
 from rbfbench.errors import IncomparableError, UsageError
 
@@ -73,7 +73,9 @@ def check(**given: Any) -> None:  # noqa: ANN401  (click passes the options decl
         raise UsageError("there is nothing to judge by", "no --baseline and no --min-accuracy", "give one of them")
     for option, name in (("--junit", "junit"), ("--json", "json_path")):
         check_writable(option, given[name])
-    _refuse_idle_options(given)
+    if given["run"]:
+        heeded = {"run", "gate", "baseline", "max_drop", "alpha", "floors", "junit", "github", "json_path"}
+        refuse_idle_options(heeded, f"{given['run']} is a finished run")
 
     from rbfbench.results.gate import baseline_of, images_of, judge, read_baseline
     from rbfbench.results.store import read_results
@@ -125,18 +127,6 @@ def _floors(texts: tuple[str, ...]) -> dict[str, float]:
             raise UsageError(f"--min-accuracy {text} cannot be used", "it is not NORM=ACCURACY", "write linf=0.4")
         floors[norm] = least
     return floors
-
-
-def _refuse_idle_options(given: dict[str, Any]) -> None:
-    """Options of a run say nothing about one that is finished."""
-    if given["run"] is None:
-        return
-    context = click.get_current_context()
-    own = {"run", "baseline", "max_drop", "alpha", "floors", "junit", "github", "json_path"}
-    for name in given.keys() - own:
-        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
-            option = next(p.opts[0] for p in context.command.params if p.name == name)
-            raise UsageError(f"{option} changes nothing", f"{given['run']} is a finished run", "leave it out")
 
 
 def _made(given: dict[str, Any]) -> tuple[Any, Any]:

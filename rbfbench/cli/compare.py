@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rbfbench.cli.models import load, off_stdout, options_of
-from rbfbench.cli.options import images_of, knobs_of, parse_eps, pick_device
+from rbfbench.cli.options import check_writable, images_of, knobs_of, parse_eps, pick_device, refuse_idle_options
 from rbfbench.cli.plan import eps_text_of, question_options, rows_of, spec_of, surrogates_of
-from rbfbench.errors import UsageError
+from rbfbench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from rbfbench.data import Images
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rbfbench.results.records import Score
 
 FORMATS = ("table", "md", "csv", "latex", "json")
+ENDINGS = {".md": "md", ".csv": "csv", ".tex": "latex", ".json": "json"}
 
 
 @click.command()
@@ -29,7 +30,12 @@ FORMATS = ("table", "md", "csv", "latex", "json")
 @question_options
 @click.option("--transfer-matrix", is_flag=True, help="With --model: accuracy of each on examples made on each other.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None, help="File to write it to.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help=f"File to write it to; its ending says what: {', '.join(ENDINGS)}.",
+)
 def compare(**given: Any) -> None:  # noqa: ANN401  (click passes the options declared above)
     """Compare models image by image: finished run folders, or models that are run here.
 
@@ -51,8 +57,26 @@ def compare(**given: Any) -> None:  # noqa: ANN401  (click passes the options de
         raise UsageError("--transfer-matrix needs --model", "run folders hold no models", "give the models")
     if len(set(models)) < len(models):
         raise UsageError("a model is named twice", f"--model {' --model '.join(models)}", "name each once")
+    if runs:
+        refuse_idle_options({"runs", "transfer_matrix", "form", "out"}, "run folders hold finished runs")
+    form = _form(given["form"], given["out"])
     comparison = _of_folders(runs) if runs else _of_models(given)
-    _print(comparison, given["form"], given["out"])
+    _print(comparison, form, given["out"])
+
+
+def _form(form: str, out: Path | None) -> str:
+    """The format to write; that of the file's ending, where there is a file."""
+    if out is None:
+        return form
+    ending = out.suffix.lower()
+    if ending not in ENDINGS:
+        raise unknown_name("comparison format", out.suffix, ENDINGS)
+    if form not in ("table", ENDINGS[ending]):
+        raise UsageError(
+            f"--format {form} does not fit --out {out}", f"{ending} says {ENDINGS[ending]}", "leave --format out"
+        )
+    check_writable("--out", str(out))
+    return ENDINGS[ending]
 
 
 def _of_folders(paths: Sequence[Path]) -> Comparison:
@@ -139,7 +163,7 @@ def _print(comparison: Comparison, form: str, out: Path | None) -> None:
     from rbfbench.reporting.compare_table import rendered
     from rbfbench.results.atomic import write_atomic
 
-    if form == "table" and out is None:
+    if form == "table":
         from rich.console import Console
 
         from rbfbench.reporting.compare_table import compare_table

@@ -135,6 +135,19 @@ def check_writable(option: str, path: str | None) -> None:
         raise LoadError(f"cannot write {option} {path!r}", "it is no file in an existing folder", "give another path")
 
 
+def refuse_idle_options(heeded: set[str], why: str) -> None:
+    """Refuse what was typed of the command at hand beyond the parameters it heeds now.
+
+    Raises:
+        UsageError: There is such an option.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if name not in heeded and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(f"{parameter.opts[0]} changes nothing", why, "leave it out")
+
+
 def data_options(command: F) -> F:
     """--data-root and --download."""
     command = click.option("--download", is_flag=True, help="Fetch a full data set that is not there.")(command)

@@ -27,7 +27,7 @@ def compare_table(comparison: Comparison) -> RenderableType:
 
 
 def rendered(comparison: Comparison, form: str) -> str:
-    """The comparison as text: "table" and "md" are Markdown, "csv", "latex" (booktabs) or "json"."""
+    """The comparison as text: "md", "csv", "latex" (booktabs) or "json"."""
     if form == "json":
         return encode(comparison).decode() + "\n"
     grids = [grid for grid in (cells(comparison), transfer_cells(comparison)) if grid]

@@ -113,6 +113,22 @@ def test_a_model_and_its_twin_behind_a_defense_are_paired_attack_by_attack(here,
     assert line["differences"][1] is not None
 
 
+@pytest.mark.parametrize("out", ["nowhere/table.md", "table.pdf"])
+def test_a_file_that_cannot_be_written_is_refused_before_any_attack(here, monkeypatch, out):
+    monkeypatch.setattr("rbfbench.evaluation.engine.evaluate", None)  # whatever calls it fails
+    done = here("compare", "--model", "cnn", "--model", "cnn-ls", *DIGITS, "--eps", "0.1", "--out", out)
+    assert isinstance(done.exception, LoadError | UsageError), done.exception
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("c.md", "cnn and cnn-ls, "), ("c.CSV", ",cnn"), ("c.json", "{"), ("c.tex", "%")]
+)
+def test_the_ending_of_the_file_says_what_is_written(here, folders, tmp_path, name, start):
+    done = here("compare", "a", "b", "--out", name)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert (tmp_path / name).read_text().startswith(start)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected", "words"),
     [
@@ -121,6 +137,14 @@ def test_a_model_and_its_twin_behind_a_defense_are_paired_attack_by_attack(here,
         (("a", "b", "--model", "cnn"), (UsageError, 2), "exclude each other"),
         (("--model", "cnn", "--model", "cnn"), (UsageError, 2), "named twice"),
         (("a", "b", "--transfer-matrix"), (UsageError, 2), "needs --model"),
+        (("a", "b", "--eps", "0.2"), (UsageError, 2), "--eps changes nothing: run folders hold finished runs"),
+        (("a", "b", "--attack", "pgd"), (UsageError, 2), "--attack changes nothing"),
+        (("a", "b", "--limit", "3"), (UsageError, 2), "--limit changes nothing"),
+        (("a", "b", "--seed", "0"), (UsageError, 2), "--seed changes nothing"),
+        (("a", "b", "--no-clip"), (UsageError, 2), "--clip changes nothing"),
+        (("a", "b", "--out", "c.pdf"), (UsageError, 2), "unknown comparison format '.pdf'"),
+        (("a", "b", "--out", "c.md", "--format", "csv"), (UsageError, 2), "--format csv does not fit --out c.md"),
+        (("a", "b", "--out", "nowhere/c.md"), (LoadError, 3), "cannot write --out 'nowhere/c.md'"),
         (("a", "missing"), (LoadError, 3), "there is no run here"),
         (("a", "far"), (IncomparableError, 3), "eps differs: 0.1 in a, 0.2 in far"),
         (("a", "a"), (IncomparableError, 3), "same model and norm"),
