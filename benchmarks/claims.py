@@ -15,7 +15,7 @@ from math import fsum, sqrt
 from statistics import median
 from typing import Any, NamedTuple
 
-from paper import BETA2, BEYOND_BOUND, BOTH, BOUNDS, CERTIFIED, FIGURE_3, PAPER, STRONGEST, TRADE_OFF, TRAINING
+from paper import BETA2, BEYOND_BOUND, BOTH, BOUNDS, CERTIFIED, COUNTED, FIGURE_3, PAPER, STRONGEST, TRADE_OFF, TRAINING
 from reproduce import AUTOATTACK, COMPUTED, OF_NORM, TRADED
 from training_time import taken_by, to_equal_accuracy
 
@@ -451,14 +451,28 @@ def certified_higher(*pairs: tuple[str, str]) -> Callable[[str, Tables], Found]:
                 )
                 if (*pair, at.sigma, at.radius) == (one, other, other_sigma, near):
                     here = f"{each_in_percent({one: at.one, other: at.other})} there; "
+        pieces += as_certified(dataset, tables["6"], {model for pair in pairs for model in pair})
         return Found(
             verdict(*held),
             f"{said} at sigma {other_sigma:g}, radius {near:g}",
             f"{here}higher in {held.count(True)} of {len(held)} comparisons, lower in {held.count(False)}",
-            f"{'; '.join(pieces)} (with and without their own noise the better that ran)",
+            f"{'; '.join(pieces)}; of a model's certificates with and without its own noise the better that ran is "
+            "compared",
         )
 
     return judge
+
+
+def as_certified(dataset: str, table: Mapping[str, Any], models: Iterable[str]) -> Iterator[str]:
+    """Beside the paper's numbers, where as many draws were taken as there."""
+    for model, (sigma, theirs) in CERTIFIED[dataset].items():
+        for column in certificates(table, model, sigma).get(COUNTED, []) if model in models else ():
+            cells = [
+                f"{spelled(cell)} to radius {cell['radius']:g} (paper {theirs[cell['radius']]:g})"
+                for cell in column["certified"]
+                if cell["radius"] in theirs
+            ]
+            yield f"{model} at sigma {sigma:g}, by {COUNTED:,} draws as in the paper: {', '.join(cells)}"
 
 
 class AtEqualNoise(NamedTuple):

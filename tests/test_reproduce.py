@@ -489,6 +489,10 @@ def test_certificates_of_two_defences_are_compared_at_equal_noise_and_both_with_
     found = {each.claim: each for each in claims.judged("mnist", tables)}[claim]
     assert found.paper == "98 (sigma 0.3) and 94.7 at sigma 0.2, radius 0.5"
     assert found.here.startswith("rcnn+ 90.0 (82.6 to 94.5), rcnn 80.0 (71.1 to 86.7) there; higher in 2 of 2")
+    assert (
+        "rcnn at sigma 0.2, by 50,000 draws as in the paper: 80.0 (71.1 to 86.7, n 100) to radius 0.5 (paper 94.7)"
+        in (found.evidence)
+    )
     tables["6"]["rcnn+ beta2=0 sigma=0.2 n=50000"] = certificate(50_000, 0.7, 60, 0)
     assert verdicts("mnist", tables)[claim] == "partly", "lower at one noise"
 
