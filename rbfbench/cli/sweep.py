@@ -178,7 +178,8 @@ def _print(given: dict[str, Any], done: Sweep) -> None:
 def _draw(given: dict[str, Any], done: Sweep) -> None:
     from rbfbench.reporting.figures import curves, write_figure
     from rbfbench.reporting.notes import constants
-    from rbfbench.reporting.sweep_table import lines_of
+    from rbfbench.reporting.sweep_table import capped, lines_of
+    from rbfbench.reporting.words import FEWER
 
     lines = {name: scores for name, scores in lines_of(done.points).items() if name != "null control"}
     run = done.points[0].run
@@ -189,7 +190,7 @@ def _draw(given: dict[str, Any], done: Sweep) -> None:
     caption = (
         f"Accuracy of {model} on {run.clean.n} images of {spec['dataset']} ({spec['source']}), {budget}, seed "
         f"{spec['seed']}. Worst case by {done.over}: {', '.join(worst)}. Bands: 95% intervals over the choice of "
-        "images; the strength of the attacks is not in them."
+        f"images; the strength of the attacks is not in them.{f' {FEWER}' if capped(done.points) else ''}"
     )
     width, height = write_figure(
         curves(done.over, [point.value for point in done.points], lines, caption), given["figure"]

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rbfbench.reporting.grid import Grid
-from rbfbench.reporting.words import interval, percent, plural
+from rbfbench.reporting.words import FEWER, interval, percent, plural
 from rbfbench.results.comparison import Compared, Comparison, Difference
 from rbfbench.results.records import Score, encode
 
@@ -42,7 +42,12 @@ def caption(comparison: Comparison) -> str:
     """Which models, images, budgets and attacks."""
     budgets = ", ".join(f"{norm} eps {eps}" for norm, eps in comparison.budgets.items())
     suite = f", suite {comparison.suite}" if comparison.suite else ""
-    return f"{' and '.join(comparison.models)}, {budgets}, {plural(comparison.n, 'image')} ({comparison.images}){suite}"
+    images = plural(comparison.n, "image") + (", fewer where n is given" if _capped(comparison) else "")
+    return f"{' and '.join(comparison.models)}, {budgets}, {images} ({comparison.images}){suite}"
+
+
+def _capped(comparison: Comparison) -> bool:
+    return any(score and score.n < comparison.n for line in comparison.lines for score in line.scores)
 
 
 def cells(comparison: Comparison) -> Grid:
@@ -55,7 +60,7 @@ def cells(comparison: Comparison) -> Grid:
         [
             [
                 f"{line.norm} {line.name}" if several and line.norm else line.name,
-                *(_score(score) for score in line.scores),
+                *(_score(score, comparison.n) for score in line.scores),
                 *(_difference(difference) for difference in line.differences[1:]),
             ]
             for line in comparison.lines
@@ -69,7 +74,9 @@ def transfer_cells(comparison: Comparison) -> Grid | None:
     if comparison.transfer is None:
         return None
     names = comparison.models
-    rows = [[source, *(_score(comparison.transfer[source][target]) for target in names)] for source in names]
+    rows = [
+        [source, *(_score(comparison.transfer[source][target], comparison.n) for target in names)] for source in names
+    ]
     return Grid(["made on", *names], rows)
 
 
@@ -79,6 +86,8 @@ def reading(comparison: Comparison) -> list[str]:
         "Accuracy with its 95% interval over the choice of images. Differences in points, with the p-value of the "
         "exact paired test, adjusted by Holm's method for all cells; * marks p below 0.05.",
     ]
+    if _capped(comparison):
+        lines.append(FEWER)
     for line in comparison.lines:
         if line.name in ("WORST CASE", "UNION OVER NORMS"):
             lines += _overlap(comparison, line)
@@ -96,8 +105,12 @@ def _overlap(comparison: Comparison, line: Compared) -> list[str]:
     ]
 
 
-def _score(score: Score | None) -> str:
-    return "" if score is None else f"{percent(score.accuracy)} ({interval(score)})"
+def _score(score: Score | None, n: int) -> str:
+    """Accuracy and interval, with the number of images where there are fewer than n."""
+    if score is None:
+        return ""
+    fewer = f", n {score.n}" if score.n < n else ""
+    return f"{percent(score.accuracy)} ({interval(score)}{fewer})"
 
 
 def _difference(difference: Difference | None) -> str:

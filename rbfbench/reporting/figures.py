@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rbfbench.errors import UsageError, unknown_name
+from rbfbench.reporting.words import titled
 from rbfbench.results.atomic import write_atomic
 from rbfbench.results.records import Score
 
@@ -258,6 +259,7 @@ def curves(over: str, values: Sequence[float], lines: Mapping[str, Sequence[Scor
     others = [name for name in lines if name not in looks]
     turns = zip(cycle(COLOURS), cycle(MARKERS), cycle(DASHES), strict=False)  # none ends
     looks |= dict(zip(others, turns, strict=False))
+    n = max((score.n for scores in lines.values() for score in scores if score), default=0)
     for name, scores in lines.items():
         colour, marker, dashes = looks[name]
         shown = [(value, score) for value, score in zip(values, scores, strict=True) if score is not None]
@@ -271,7 +273,7 @@ def curves(over: str, values: Sequence[float], lines: Mapping[str, Sequence[Scor
             linestyle=dashes,
             linewidth=2.4 if thick else 1.2,
             markersize=5,
-            label=name,
+            label=titled(name, scores, n),
         )
         if thick:
             low, high = ([100 * score.ci95[end] for _, score in shown] for end in (0, 1))

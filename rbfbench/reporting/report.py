@@ -12,9 +12,9 @@ from rbfbench.reporting.compare_table import cells as compared_cells
 from rbfbench.reporting.compare_table import reading
 from rbfbench.reporting.grid import Grid
 from rbfbench.reporting.notes import caption, constants, explain, warnings
-from rbfbench.reporting.sweep_table import lines_of
+from rbfbench.reporting.sweep_table import capped, lines_of
 from rbfbench.reporting.table import Line, sections
-from rbfbench.reporting.words import count, duration, interval, percent, plural
+from rbfbench.reporting.words import FEWER, count, duration, interval, percent, plural, titled
 from rbfbench.results.certificates import Certification
 from rbfbench.results.comparison import Comparison
 from rbfbench.results.records import AttackRow, Run, Score
@@ -127,12 +127,13 @@ def _cells(line: Line) -> list[str]:
 def sweep_grid(sweep: Sweep) -> Grid:
     """Accuracies of a sweep, a column a value; those of clean and worst case with their intervals."""
 
-    def cells(name: str) -> Iterator[str]:
-        for score in lines_of(sweep.points)[name]:
+    def cells(name: str, scores: Sequence[Score | None]) -> Iterator[str]:
+        for score in scores:
             text = "" if score is None else percent(score.accuracy)
             yield f"{text} ({interval(score)})" if score and name in ("clean", "WORST CASE") else text
 
-    rows = [[name, *cells(name)] for name in lines_of(sweep.points)]
+    n = sweep.points[0].run.clean.n
+    rows = [[titled(name, scores, n), *cells(name, scores)] for name, scores in lines_of(sweep.points).items()]
     return Grid([sweep.over, *(point.text for point in sweep.points)], rows)
 
 
@@ -162,9 +163,9 @@ def certificate_caption(done: Certification) -> str:
 
 
 def sweep_caption(sweep: Sweep) -> list[str]:
-    """Model, images and budget of a sweep, then where it was made."""
+    """Model, images and budget of a sweep, then where it was made and which rows met fewer images."""
     title, *origin = [text.plain for text in caption(sweep.points[0].run, swept=sweep.over)]
-    return [f"{title}: accuracy by {sweep.over}", *origin]
+    return [f"{title}: accuracy by {sweep.over}", *origin, *([FEWER] if capped(sweep.points) else [])]
 
 
 def markdown(report: Report) -> str:

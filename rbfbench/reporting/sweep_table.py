@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rbfbench.reporting.notes import caption
-from rbfbench.reporting.words import interval, percent
+from rbfbench.reporting.words import FEWER, interval, percent, titled
 from rbfbench.results.records import Score
 from rbfbench.results.sweep import Sweep, SweepPoint
 
@@ -31,6 +31,11 @@ def lines_of(points: Sequence[SweepPoint]) -> dict[str, list[Score | None]]:
     lines["WORST CASE"] = [point.run.worst_case for point in points]
     lines["null control"] = [point.run.null_attack for point in points]
     return {name: scores for name, scores in lines.items() if any(scores)}
+
+
+def capped(points: Sequence[SweepPoint]) -> bool:
+    """Whether some attack met fewer images than there are."""
+    return any(row.n < point.run.clean.n for point in points for row in point.run.attacks)
 
 
 def _parts(sweep: Sweep) -> Iterator[RenderableType]:
@@ -58,6 +63,8 @@ def _parts(sweep: Sweep) -> Iterator[RenderableType]:
         "choice of images, not the strength of the attacks.",
         style="dim",
     )
+    if capped(sweep.points):
+        yield Text(FEWER, style="dim")
 
 
 def _table(over: str, points: Sequence[SweepPoint]) -> Table:
@@ -69,7 +76,7 @@ def _table(over: str, points: Sequence[SweepPoint]) -> Table:
         style = {"clean": "green", "WORST CASE": "bold red", "null control": "dim"}.get(name, "")
         if name in ("WORST CASE", "null control"):
             table.add_section()
-        table.add_row(name, *(_cell(score) for score in scores), style=style)
+        table.add_row(titled(name, scores, points[0].run.clean.n), *(_cell(score) for score in scores), style=style)
         if name in ("clean", "WORST CASE"):
             table.add_row("", *(_interval(score) for score in scores), style=style)
         if name == "clean":

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rbfbench.results.records import Score
+
+FEWER = (
+    "Where n is given, only the first n images met the attack; the worst case takes each image under the attacks that "
+    "met it."
+)
 
 
 def percent(share: float) -> str:
@@ -14,6 +21,12 @@ def interval(score: Score) -> str:
     """The interval of a score, in percent."""
     low, high = score.ci95
     return f"{percent(low)}-{percent(high)}"
+
+
+def titled(name: str, scores: Sequence[Score | None], n: int) -> str:
+    """Name of a row of a table of n images, with the number of its own where that is smaller."""
+    met = min((score.n for score in scores if score), default=n)
+    return name if met == n else f"{name} (n {met})"
 
 
 def count(k: float) -> str:

@@ -157,3 +157,20 @@ def test_what_cannot_be_compared_is_told_in_one_line(here, folders, arguments, e
     assert done.exception.exit_code == code
     assert words in str(done.exception)
     assert "\n" not in str(done.exception)
+
+
+def test_rows_that_met_fewer_images_say_so(here):
+    models = ("--model", "cnn", "--model", "cnn-ls", "--eps", "0.1")
+    asked = ("compare", *models, *DIGITS, "--attack", "pgd", "--cap", "pgd=5", "--set", "pgd.steps=2")
+    table = here(*asked)
+    assert table.exit_code == 0, table.output
+    assert max(map(len, table.stdout.splitlines())) <= 80
+    words = " ".join(table.stdout.split())
+    assert "12 images, fewer where n is given" in words
+    assert "only the first n images met the attack" in words
+    rows = {line.partition(" ")[0]: line for line in table.stdout.splitlines()}
+    assert rows["pgd/static"].count(", n 5)") == 2
+    assert "n 5" not in rows["fgsm/static"] + rows["clean"] + rows["WORST"]
+    for form in ("md", "csv", "latex"):
+        assert here(*asked, "--format", form).stdout.count(", n 5)") == 2
+    assert "where n is given" not in here("compare", *models, *DIGITS).stdout

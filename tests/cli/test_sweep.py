@@ -221,3 +221,25 @@ def test_a_value_that_leaves_attacks_nothing_to_look_at_is_named(here):
     done = here("sweep", "--over", "beta2", "--values", "0,1", "--model", "rcnn", *words)
     assert isinstance(done.exception, ModelError), done.output
     assert str(done.exception).startswith("beta2 0: none of the attacks can look at rcnn")
+
+
+def test_rows_that_met_fewer_images_say_so_wherever_the_sweep_is_shown(here, tmp_path):
+    capped = ("--attack", "fgsm", "--attack", "pgd", "--cap", "pgd=5", "--set", "pgd.steps=2")
+    radii = ("--over", "eps", "--values", "0.05,0.1,0.15,0.2,0.25")
+    asked = ("--dataset", "digits", "--device", "cpu", "--limit", "12", "--model", "cnn")
+    done = here("sweep", *asked, *radii, *capped, "--figure", "curve.svg", "--out", "kept")
+    assert done.exit_code == 0, done.output
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    shown = {"table": done.stdout, "figure": " ".join(ET.parse(tmp_path / "curve.svg").getroot().itertext())}  # noqa: S314
+    for ending in ("md", "tex", "html"):
+        assert here("report", "kept", "--out", f"r.{ending}").exit_code == 0
+        shown[ending] = (tmp_path / f"r.{ending}").read_text()
+    for where, text in shown.items():
+        words = " ".join(text.split())
+        assert "pgd/static (n 5)" in words, where
+        assert "fgsm/static (n" not in words, where
+        assert "WORST CASE (n" not in words, where
+        assert "only the first n images met the attack" in words, where
+    whole = here("sweep", *asked, "--over", "eps", "--values", "0.1", "--attack", "fgsm")
+    assert "(n " not in whole.stdout
+    assert "Where n is given" not in whole.stdout
