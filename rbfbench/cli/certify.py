@@ -66,6 +66,9 @@ def certify(**given: Any) -> None:  # noqa: ANN401  (click passes the options de
     if done.status == "started":
         from rbfbench.cli import INTERRUPTED
 
+        kept = "shown and kept" if given["out"] else "shown"
+        done_of = f"{len(done.certificates)} of {done.spec['limit']}"
+        click.echo(f"interrupted: {done_of} images are done and {kept}", err=True)
         raise click.exceptions.Exit(INTERRUPTED)
 
 

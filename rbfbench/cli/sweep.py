@@ -160,7 +160,9 @@ def _run(
             points.append(SweepPoint(value=values[text], text=text, run=outcome.run))
             broken_at.append(broken(outcome.samples, outcome.run))
     checks = [budgets_nest(points, broken_at)] if over == "eps" and len(points) > 1 else []
-    return Sweep(over=over, points=points, checks=checks), interrupted, lost
+    missing = tuple(values)[len(points) :]
+    done = Sweep(status="started" if missing else "complete", missing=missing, over=over, points=points, checks=checks)
+    return done, interrupted, lost
 
 
 def _show(line: ProgressLine, where: str, what: str, done: float, total: float) -> None:
@@ -178,7 +180,7 @@ def _print(given: dict[str, Any], done: Sweep) -> None:
 def _draw(given: dict[str, Any], done: Sweep) -> None:
     from rbfbench.reporting.figures import curves, write_figure
     from rbfbench.reporting.notes import constants
-    from rbfbench.reporting.sweep_table import capped, lines_of
+    from rbfbench.reporting.sweep_table import capped, lines_of, unfinished
     from rbfbench.reporting.words import FEWER
 
     lines = {name: scores for name, scores in lines_of(done.points).items() if name != "null control"}
@@ -191,6 +193,7 @@ def _draw(given: dict[str, Any], done: Sweep) -> None:
         f"Accuracy of {model} on {run.clean.n} images of {spec['dataset']} ({spec['source']}), {budget}, seed "
         f"{spec['seed']}. Worst case by {done.over}: {', '.join(worst)}. Bands: 95% intervals over the choice of "
         f"images; the strength of the attacks is not in them.{f' {FEWER}' if capped(done.points) else ''}"
+        + (f" {unfinished(done)}" if done.status == "started" else "")
     )
     width, height = write_figure(
         curves(done.over, [point.value for point in done.points], lines, caption), given["figure"]

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rbfbench.reporting.notes import GOES_ON
 from rbfbench.reporting.words import count, duration, interval, percent, plural
 from rbfbench.results.certificates import Certification
 
@@ -16,6 +17,14 @@ from rbfbench.results.certificates import Certification
 def certificate_table(done: Certification) -> RenderableType:
     """Caption, table and notes, readable at 80 columns."""
     return Group(*_parts(done))
+
+
+def unfinished(done: Certification) -> str:
+    """How far certificates are that were stopped."""
+    return (
+        f"UNFINISHED: {len(done.certificates):,} of {plural(done.spec['limit'], 'image')} certified, the first ones; "
+        f"{GOES_ON}."
+    )
 
 
 def _parts(done: Certification) -> Iterator[RenderableType]:
@@ -31,7 +40,7 @@ def _parts(done: Certification) -> Iterator[RenderableType]:
         style="dim",
     )
     if done.status == "started":
-        yield Text("UNFINISHED: the same command with the same --out goes on.", style="bold yellow")
+        yield Text(unfinished(done), style="bold yellow")
     yield Text()
     yield _table(done)
     yield Text()

@@ -11,8 +11,9 @@ from rbfbench.reporting.words import duration, percent, plural
 from rbfbench.results.intervals import wilson
 from rbfbench.results.records import Run
 
+GOES_ON = "what was started with --out goes on by the same command"
 STATUS = {
-    "started": "UNFINISHED RUN: only the attacks below are done; the same command with the same --out goes on.",
+    "started": f"UNFINISHED RUN: only the attacks below are done; {GOES_ON}.",
     "partial": "PARTIAL RUN: some images could not be decided; they count as robust, so the numbers may be too high.",
     "failed": "FAILED RUN: do not use these numbers.",
 }

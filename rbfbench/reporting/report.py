@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rbfbench.reporting.certificate_table import unfinished as unfinished_certificates
 from rbfbench.reporting.compare_table import cells as compared_cells
 from rbfbench.reporting.compare_table import reading
 from rbfbench.reporting.grid import Grid
 from rbfbench.reporting.notes import caption, constants, explain, warnings
-from rbfbench.reporting.sweep_table import capped, lines_of
+from rbfbench.reporting.sweep_table import capped, lines_of, unfinished
 from rbfbench.reporting.table import Line, sections
 from rbfbench.reporting.words import FEWER, count, duration, interval, percent, plural, titled
 from rbfbench.results.certificates import Certification
@@ -38,6 +39,7 @@ COLUMNS = (
         "n",
     ),
     *OF_ATTACK,
+    "status",
 )
 
 # What runs share that differ in their radius alone.
@@ -152,19 +154,22 @@ def certificate_grid(done: Certification) -> Grid:
     return Grid(["l2 radius", "certified", "95% interval", "k/n", ""], rows)
 
 
-def certificate_caption(done: Certification) -> str:
-    """Model, noise, images, draws and the radius that no model could pass."""
+def certificate_caption(done: Certification) -> list[str]:
+    """Model, noise, images, draws and the radius that no model could pass; then what is missing."""
     spec = done.spec
-    return (
+    title = (
         f"{done.model['name']} on {spec['dataset']}, smoothed with sigma {spec['sigma']:g}, "
         f"{plural(len(done.certificates), 'image')}, {spec['n']:,} draws, alpha {spec['alpha']:g}; "
         f"no radius above {done.ceiling:.3g} can be certified with so many draws, {done.abstained} abstained"
     )
+    return [title, *([unfinished_certificates(done)] if done.status == "started" else [])]
 
 
 def sweep_caption(sweep: Sweep) -> list[str]:
-    """Model, images and budget of a sweep, then where it was made and which rows met fewer images."""
+    """Model, images and budget of a sweep, then where it was made, what is missing, and which rows met fewer images."""
     title, *origin = [text.plain for text in caption(sweep.points[0].run, swept=sweep.over)]
+    if sweep.status == "started":
+        origin.append(unfinished(sweep))
     return [f"{title}: accuracy by {sweep.over}", *origin, *([FEWER] if capped(sweep.points) else [])]
 
 
@@ -184,9 +189,9 @@ def markdown(report: Report) -> str:
     for sweep in report.sweeps:
         title, *origin = sweep_caption(sweep)
         parts.append("\n\n".join([f"## {title}", *origin, sweep_grid(sweep).markdown()]))
-    parts += [
-        f"## {certificate_caption(done)}\n\n{certificate_grid(done).markdown()}" for done in report.certifications
-    ]
+    for done in report.certifications:
+        title, *origin = certificate_caption(done)
+        parts.append("\n\n".join([f"## {title}", *origin, certificate_grid(done).markdown()]))
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
@@ -195,24 +200,33 @@ def latex(report: Report) -> str:
     tables = [("\n".join(reading(report.comparison)), compared_cells(report.comparison))] if report.comparison else []
     tables += [("\n".join(text.plain for text in caption(e.run)), run_grid(e.run)) for e in report.entries]
     tables += [("\n".join(sweep_caption(sweep)), sweep_grid(sweep)) for sweep in report.sweeps]
-    tables += [(certificate_caption(done), certificate_grid(done)) for done in report.certifications]
+    tables += [("\n".join(certificate_caption(done)), certificate_grid(done)) for done in report.certifications]
     return "\n".join("".join(f"% {line}\n" for line in text.splitlines()) + grid.latex() for text, grid in tables)
 
 
 def spreadsheet(report: Report) -> str:
-    """CSV: a line for each row of each run and for each certified radius, numbers as they were measured."""
+    """CSV: a line for each row of each run and for each certified radius, numbers as they were measured.
+
+    The status is that of the run, of the certificates, or of the sweep where that was stopped.
+    """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    runs = [entry.run for entry in report.entries]
-    runs += [point.run for sweep in report.sweeps for point in sweep.points if point.run not in runs]
-    for run in runs:
-        about = {"model": run.model.get("name"), "constants": constants(run)}
+    runs = [(entry.run, entry.run.status) for entry in report.entries]
+    alone = [run for run, _ in runs]
+    runs += [
+        (point.run, "started" if sweep.status == "started" else point.run.status)
+        for sweep in report.sweeps
+        for point in sweep.points
+        if point.run not in alone
+    ]
+    for run, status in runs:
+        about = {"model": run.model.get("name"), "constants": constants(run), "status": status}
         about |= {name: run.spec[name] for name in ("dataset", "seed", "norm", "eps")}
         for line in [line for section in sections(run) for line in section]:
             writer.writerow(about | {"row": line.label} | _numbers(line.score) | _of_row(line.attack))
     for done in report.certifications:
-        about = {"model": done.model["name"], "norm": "l2"}
+        about = {"model": done.model["name"], "norm": "l2", "status": done.status}
         about |= {name: done.spec[name] for name in ("dataset", "seed")}
         for certified in done.certified:
             row = {"eps": certified.radius, "row": f"certified, sigma {done.spec['sigma']:g}", "kind": "certificate"}

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rbfbench.reporting.notes import caption
-from rbfbench.reporting.words import FEWER, interval, percent, titled
+from rbfbench.reporting.notes import GOES_ON, caption
+from rbfbench.reporting.words import FEWER, interval, percent, plural, titled
 from rbfbench.results.records import Score
 from rbfbench.results.sweep import Sweep, SweepPoint
 
@@ -38,9 +38,20 @@ def capped(points: Sequence[SweepPoint]) -> bool:
     return any(row.n < point.run.clean.n for point in points for row in point.run.attacks)
 
 
+def unfinished(sweep: Sweep) -> str:
+    """What is missing in a sweep that was stopped."""
+    done, asked = len(sweep.points), len(sweep.points) + len(sweep.missing)
+    return (
+        f"UNFINISHED SWEEP: {done} of {plural(asked, 'value')} done, without {sweep.over} "
+        f"{', '.join(sweep.missing)}; {GOES_ON}."
+    )
+
+
 def _parts(sweep: Sweep) -> Iterator[RenderableType]:
     first = sweep.points[0].run
     yield from caption(first, swept=sweep.over)
+    if sweep.status == "started":
+        yield Text(unfinished(sweep), style="bold yellow")
     yield Text()
     for start in range(0, len(sweep.points), COLUMNS):
         yield _table(sweep.over, sweep.points[start : start + COLUMNS])

@@ -28,12 +28,16 @@ class Sweep(Record, frozen=True, kw_only=True):
     """sweep.json: a run for each value of one quantity.
 
     Attributes:
+        status: "started" where it was stopped before its end.
+        missing: Values asked for that it did not come to, as the user wrote them.
         over: Name of the quantity, "eps" or a constant of the defence.
         points: In the order of the values.
         checks: Reasons to distrust the curve; each run has its own besides.
     """
 
     schema_version: Literal[1] = 1
+    status: Literal["started", "complete"] = "complete"  # older files hold neither of the two
+    missing: tuple[str, ...] = ()
     over: str
     points: list[SweepPoint]
     checks: list[Check]

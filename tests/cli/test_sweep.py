@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import xml.etree.ElementTree as ET
@@ -149,7 +150,21 @@ def test_ctrl_c_keeps_the_values_that_are_done(here, tmp_path, monkeypatch):
     done = here("sweep", "--values", "0,1", "--model", "rcnn", *SMALL, "--eps", "0.1", "--out", "kept")
     assert done.exit_code == 130
     assert "interrupted: 1 of 2 values are done and shown and kept" in done.stderr
-    assert [point["value"] for point in json.loads((tmp_path / "kept" / "sweep.json").read_text())["points"]] == [0.0]
+    kept = json.loads((tmp_path / "kept" / "sweep.json").read_text())
+    assert [point["value"] for point in kept["points"]] == [0.0]
+    assert (kept["status"], kept["missing"]) == ("started", ["1"])
+    marked = "UNFINISHED SWEEP: 1 of 2 values done, without beta2 1; what was started with --out goes on"
+    assert marked in " ".join(done.stdout.split())
+    for ending in ("md", "tex", "html"):
+        assert here("report", "kept", "--out", f"r.{ending}").exit_code == 0
+        assert marked in (tmp_path / f"r.{ending}").read_text()
+    assert here("report", "kept", "--out", "r.csv").exit_code == 0
+    rows = list(csv.DictReader((tmp_path / "r.csv").read_text().splitlines()))
+    assert {row["status"] for row in rows} == {"started"}
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    whole = here("sweep", "--values", "0,1", "--model", "rcnn", *SMALL, "--eps", "0.1", "--out", "kept", "--json", "-")
+    assert (json.loads(whole.stdout)["status"], json.loads(whole.stdout)["missing"]) == ("complete", [])
 
 
 def test_a_model_that_is_lost_keeps_the_values_that_are_done(here, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
@@ -19,6 +20,7 @@ from rbfbench.attacks.rng import Keys
 from rbfbench.cli import cli
 from rbfbench.errors import ModelError, UsageError
 from rbfbench.evaluation.certify import CertifySpec, _Kept, _Store, certify, counts
+from rbfbench.evaluation.certify import certificate as certify_one
 from rbfbench.evaluation.loading import load_target
 from rbfbench.evaluation.target import inspect
 from rbfbench.results.certificates import Certificate
@@ -279,3 +281,32 @@ def test_the_command_prints_the_ceiling_and_writes_its_document(tmp_path):
     assert document["certified"][2]["k"] == 0
     again = CliRunner().invoke(cli, [*asked, "--json", "-"])
     assert json.loads(again.stdout)["certificates"] == document["certificates"]
+
+
+@pytest.mark.parametrize("out", [("--out", "kept"), ()], ids=["kept", "shown"])
+def test_certificates_that_were_stopped_are_marked_wherever_they_are_shown(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    make, calls = certify_one, []
+
+    def stopping(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return make(*arguments, **named)
+
+    monkeypatch.setattr("rbfbench.evaluation.certify.certificate", stopping)
+    asked = ["certify", "--model", "cnn", "--dataset", "digits", "--n", "50", "--limit", "5", "--device", "cpu"]
+    done = CliRunner().invoke(cli, [*asked, *out])
+    assert done.exit_code == 130
+    assert f"interrupted: 2 of 5 images are done and {'shown and kept' if out else 'shown'}\n" in done.stderr
+    marked = "UNFINISHED: 2 of 5 images certified, the first ones"
+    assert marked in " ".join(done.stdout.split())
+    assert "the same --out goes on" not in done.stdout
+    if not out:
+        return
+    for ending in ("md", "tex", "html"):
+        assert CliRunner().invoke(cli, ["report", "kept", "--out", f"r.{ending}"]).exit_code == 0
+        assert marked in (tmp_path / f"r.{ending}").read_text()
+    assert CliRunner().invoke(cli, ["report", "kept", "--out", "r.csv"]).exit_code == 0
+    rows = list(csv.DictReader((tmp_path / "r.csv").read_text().splitlines()))
+    assert {row["status"] for row in rows} == {"started"}
