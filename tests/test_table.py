@@ -186,6 +186,12 @@ def test_all_images_used_suggests_no_more() -> None:
     assert "--limit" not in printed(msgspec.structs.replace(run, spec={**run.spec, "available": N}), 120)
 
 
+def test_what_more_images_take_is_not_told_from_a_part_of_the_attacks() -> None:
+    run = make_run("stochastic")
+    assert "--limit" in printed(run, 120)
+    assert "--limit" not in printed(msgspec.structs.replace(run, status="started"), 120)
+
+
 def test_a_terminal_without_unicode_gets_ascii() -> None:
     text = printed(make_run("stochastic"), 120, encoding="ascii")
     assert "--o--" in line_of(text, "pgd/eot")

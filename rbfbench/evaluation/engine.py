@@ -148,10 +148,11 @@ def evaluate(
         if not cells:
             raise
         lost = error
-    suspicion = "" if interrupted or lost else job.suspicion(clean)
+    finished = not (interrupted or lost)
+    suspicion = job.suspicion(clean) if finished else ""
     unknown = any(cell.row.unknown for cell in cells)
     run = Run(
-        status="started" if interrupted or lost else "partial" if unknown else "complete",
+        status="started" if not finished else "partial" if unknown else "complete",
         spec=spec.document(),
         spec_digest=digest,
         model_digest=job.model_digest,
@@ -165,7 +166,7 @@ def evaluate(
         ),
         null_attack=null,
         checks=job.crashes
-        + run_checks(target, clean, cells, job.left_out, suspicion)
+        + run_checks(target, clean, cells, job.left_out, suspicion, finished=finished)
         + ([job.surrogate_check()] if surrogates else []),
     )
     samples = [sample for cell in cells for sample in cell.samples]

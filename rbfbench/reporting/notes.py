@@ -196,7 +196,12 @@ def _controls(run: Run) -> str:
 
 
 def _more(run: Run) -> str:
-    """What a larger run would bring and cost, from this run's own times; empty if all images were used."""
+    """What a larger run would bring and cost, from this run's own times.
+
+    Empty if all images were used, and for an unfinished run: what its other attacks take is not known.
+    """
+    if run.status == "started":
+        return ""
     n = run.clean.n
     available = run.spec.get("available")
     wanted = ROOM_TO_GROW * n if available is None else min(ROOM_TO_GROW * n, int(available))

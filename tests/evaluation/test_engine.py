@@ -334,6 +334,23 @@ def test_an_interrupt_keeps_the_finished_attacks_and_the_next_run_goes_on(tmp_pa
     assert len(read_samples(tmp_path / "run")) == 3 * len(images())
 
 
+def test_an_unfinished_run_does_not_miss_an_attack_on_the_noise_that_was_still_to_come(monkeypatch):
+    resolve = AttackInfo.resolve
+
+    def interrupted(self):
+        if "mi_fgsm" in self.function:
+            raise KeyboardInterrupt
+        return resolve(self)
+
+    def fired(*rows: Row) -> bool:
+        checks = run(noisy_rbfcnn(), rows).run.checks
+        return next(check.fired for check in checks if check.code == "noise-not-attacked")
+
+    assert fired(row("fgsm"))
+    monkeypatch.setattr(AttackInfo, "resolve", interrupted)
+    assert not fired(row("fgsm"), row("mi-fgsm", "eot", draws=2, steps=1))
+
+
 def test_a_changed_model_does_not_resume_the_old_results(tmp_path):
     class Other(Brightness):
         def forward(self, x: Tensor) -> Tensor:
