@@ -9,6 +9,7 @@ import json
 import random
 import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from PIL import Image
 from rbfbench.cli import cli
 from rbfbench.errors import IncompleteError, LoadError, UsageError
 from rbfbench.reporting.notes import QUESTIONS
+from rbfbench.results.certificates import Certification
 from rbfbench.results.intervals import score
 from rbfbench.results.records import AttackRow, Environment, Run, Sample, WorstCase
 from rbfbench.results.store import RunFolder, example_file, read_run
@@ -220,6 +222,34 @@ def test_rows_of_a_csv_are_told_apart(tmp_path):
     keys = [tuple(row[name] for name in ("model", "constants", "seed", "norm", "eps", "row")) for row in rows]
     assert len(set(keys)) == len(keys) == 3 * len({row["row"] for row in rows})
     assert {row["constants"] for row in rows} == {"beta1 25, beta2 1, m 10", "beta1 25, beta2 1.5, m 10"}
+
+
+def test_certificates_of_several_constants_are_told_apart_and_can_be_made_again(tmp_path):
+    asked = ("certify", "--model", "rcnn+", *DIGITS, "--limit", "2", "--n", "20", "--n0", "5", "--alpha", "0.01")
+    fixed = ("--beta2", "0", "--radii", "0.1,0.2", "--seed", "3")
+    for name, more in {"default": (), "fixed": fixed}.items():
+        done = rbfbench(*asked, *more, "--out", tmp_path / name)
+        assert done.exit_code == 0, done.output
+        assert ("beta1 25, beta2 0, m" in " ".join(done.stdout.split())) == (name == "fixed")
+    runs = ("default", "fixed")
+    rows = list(csv.DictReader(io.StringIO(written(tmp_path, tmp_path / "r.csv", *runs))))
+    assert len({row["constants"] for row in rows}) == 2
+    assert "beta2 0," in rows[-1]["constants"]
+    markdown = written(tmp_path, tmp_path / "r.md", *runs)
+    assert len({line for line in markdown.splitlines() if line.startswith("## ")}) == 2
+    text = written(tmp_path, tmp_path / "r.html", *runs)
+    parsed = Page(text)
+    for number, name in enumerate(runs, start=1):
+        document = msgspec.json.decode((tmp_path / name / "certify.json").read_bytes(), type=Certification)
+        assert msgspec.json.decode(parsed.inside[f"certify-json-{number}"], type=Certification) == document
+        made = document.environment
+        assert f"seed {document.spec['seed']}, rbfbench {made.rbfbench}, torch {made.torch}" in text
+    commands = [line.strip("`") for line in markdown.splitlines() if line.startswith("`rbfbench certify")]
+    assert all(command in parsed.texts for command in commands)
+    for command, name in zip(commands, runs, strict=True):
+        again = json.loads(rbfbench(*shlex.split(command)[1:], "--device", "cpu", "--json", "-").stdout)
+        before = json.loads((tmp_path / name / "certify.json").read_text())
+        assert (again["spec"], again["certificates"]) == (before["spec"], before["certificates"])
 
 
 def test_markdown_and_latex_hold_the_table(folders, tmp_path):

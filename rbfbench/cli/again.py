@@ -36,10 +36,25 @@ def command_of(spec: dict[str, Any]) -> str:
     averaged = [row for row in spec["rows"] if row["view"] in AVERAGING]
     if averaged and (changed or not suite):
         words.append(f"--eot-samples {averaged[0]['draws']} --objective {averaged[0]['objective']}")
-    words += [_flag(name, value) for name, value in {**spec.get("knobs", {}), **spec.get("loading", {})}.items()]
+    words += _changes(spec)
     words += [f"--{flag.replace('_', '-')}" for flag in ("worst_case", "include_transfer") if spec.get(flag)]
     words += [f"--surrogate {shlex.quote(name)}" for name in spec.get("surrogates", ())]
     return " ".join([*words, f"--limit {spec['limit']} --seed {spec['seed']} --passes {spec['passes']}"])
+
+
+def certify_command_of(spec: dict[str, Any]) -> str:
+    """What to type for certificates with such a spec."""
+    words = [f"rbfbench certify --model {shlex.quote(spec['model'])} --dataset {shlex.quote(spec['dataset'])}"]
+    words += [f"--{name} {spec[name]}" for name in ("sigma", "n0", "n", "alpha")]
+    if spec["radii"]:
+        words.append(f"--radii {','.join(map(str, spec['radii']))}")
+    words += _changes(spec)
+    return " ".join([*words, f"--limit {spec['limit']} --seed {spec['seed']}"])
+
+
+def _changes(spec: dict[str, Any]) -> list[str]:
+    """The options that change the model."""
+    return [_flag(name, value) for name, value in {**spec.get("knobs", {}), **spec.get("loading", {})}.items()]
 
 
 def _settings(pairs: list[tuple[dict[str, Any], Row]]) -> list[str]:

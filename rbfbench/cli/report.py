@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rbfbench.cli.again import command_of
+from rbfbench.cli.again import certify_command_of, command_of
 from rbfbench.cli.options import check_writable
 from rbfbench.errors import IncomparableError, unknown_name
 
@@ -33,7 +33,7 @@ def report(runs: tuple[Path, ...], out: Path, title: str | None) -> None:
     """Write finished runs as one HTML file, or as Markdown, CSV or LaTeX.
 
     RUNS are folders of `attack`, `sweep` or `certify`, or the file in them. The HTML file needs neither network nor
-    script; it holds tables, curves, examples, checks and the whole run.json.
+    script; it holds tables, curves, examples, checks and the whole run.json or certify.json.
 
     \b
     rbfbench report run --out report.html
@@ -66,18 +66,19 @@ def read(paths: Sequence[Path]) -> Report:
         LoadError: One of them holds nothing that can be shown, or is damaged.
         IncompleteError: One of them has no results yet.
     """
-    from rbfbench.reporting.report import Entry, Report, sweeps_of
+    from rbfbench.reporting.report import Certificates, Entry, Report, sweeps_of
     from rbfbench.results.certificates import Certification
     from rbfbench.results.store import read_document, read_run
     from rbfbench.results.sweep import Sweep
 
-    entries, sweeps, certifications = list[Entry](), list[Sweep](), list[Certification]()
+    entries, sweeps, certifications = list[Entry](), list[Sweep](), list[Certificates]()
     for path in paths:
         sweep, certify = (path if path.name == name else path / name for name in ("sweep.json", "certify.json"))
         if sweep.is_file():
             sweeps.append(read_document(sweep, Sweep))
         elif certify.is_file():
-            certifications.append(read_document(certify, Certification))
+            done = read_document(certify, Certification)
+            certifications.append(Certificates(done, certify_command_of(done.spec)))
         else:
             run = read_run(path)
             entries.append(Entry(run, command_of(run.spec), path if path.is_dir() else None))
@@ -109,5 +110,5 @@ def _compared(entries: Sequence[Entry]) -> Comparison | None:
 def _title(made: Report) -> str:
     names = [f"{entry.run.model.get('name')} on {entry.run.spec['dataset']}" for entry in made.entries]
     names += [f"{sweep.points[0].run.model.get('name')} over {sweep.over}" for sweep in made.sweeps]
-    names += [f"{done.model['name']}, certified" for done in made.certifications]
+    names += [f"{each.done.model['name']}, certified" for each in made.certifications]
     return f"Robustness of {', '.join(dict.fromkeys(names))}"

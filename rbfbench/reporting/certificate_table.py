@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rbfbench.reporting.notes import GOES_ON
+from rbfbench.reporting.notes import GOES_ON, constants
 from rbfbench.reporting.words import count, duration, interval, percent, plural
 from rbfbench.results.certificates import Certification
 
@@ -34,8 +34,9 @@ def _parts(done: Certification) -> Iterator[RenderableType]:
         f"seed {spec['seed']}",
         style="bold",
     )
+    defence = f"{fixed}, " if (fixed := constants(done)) else ""
     yield Text(
-        f"{spec['source']}, {spec['n0']:,} draws to choose, {spec['n']:,} to count, alpha {spec['alpha']:g}, "
+        f"{spec['source']}, {defence}{spec['n0']:,} draws to choose, {spec['n']:,} to count, alpha {spec['alpha']:g}, "
         f"rbfbench {made.rbfbench}, torch {made.torch}, {made.device}, {duration(done.wall_s)}",
         style="dim",
     )

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rbfbench.reporting.words import duration, percent, plural
+from rbfbench.results.certificates import Certification
 from rbfbench.results.intervals import wilson
 from rbfbench.results.records import Run
 
@@ -72,7 +73,7 @@ def caption(run: Run, *, swept: str | None = None) -> Iterator[Text]:
         yield Text(STATUS[run.status], style="bold yellow")
 
 
-def constants(run: Run, *, swept: str | None = None) -> str:
+def constants(run: Run | Certification, *, swept: str | None = None) -> str:
     """A defence's constants in force, without what a sweep varies; empty for a model that has none."""
     shown = (*ALWAYS_SHOWN, *run.spec.get("knobs", {}))
     return ", ".join(

@@ -26,7 +26,7 @@ from rbfbench.reporting.sweep_table import lines_of
 from rbfbench.reporting.table import sections
 from rbfbench.reporting.words import count, duration, interval, percent
 from rbfbench.results.intervals import score
-from rbfbench.results.records import AttackRow, Run, Score, encode_run
+from rbfbench.results.records import AttackRow, Run, Score, encode, encode_run
 from rbfbench.results.sweep import Sweep
 
 
@@ -76,7 +76,15 @@ def html(report: Report, title: str) -> str:
         compared_caption=compared_caption(comparison) if comparison else "",
         reading=reading(comparison) if comparison else [],
         sweeps=[(sweep_caption(sweep), _table(sweep_grid(sweep)), _sweep_curve(sweep)) for sweep in report.sweeps],
-        certifications=[(certificate_caption(done), _table(certificate_grid(done))) for done in report.certifications],
+        certifications=[
+            (
+                certificate_caption(made.done),
+                _table(certificate_grid(made.done)),
+                made.command,
+                encode(made.done).decode(),
+            )
+            for made in report.certifications
+        ],
     )
 
 

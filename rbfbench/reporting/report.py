@@ -62,6 +62,19 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Certificates:
+    """Certificates of one model.
+
+    Attributes:
+        done: Their document.
+        command: What makes them again.
+    """
+
+    done: Certification
+    command: str
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that one report shows.
 
@@ -74,7 +87,7 @@ class Report:
 
     entries: Sequence[Entry]
     sweeps: Sequence[Sweep]
-    certifications: Sequence[Certification]
+    certifications: Sequence[Certificates]
     comparison: Comparison | None
 
 
@@ -155,14 +168,19 @@ def certificate_grid(done: Certification) -> Grid:
 
 
 def certificate_caption(done: Certification) -> list[str]:
-    """Model, noise, images, draws and the radius that no model could pass; then what is missing."""
-    spec = done.spec
+    """Model, noise, images, draws and the radius that no model could pass; then where it was made, what is missing."""
+    spec, made = done.spec, done.environment
+    name = done.model["name"] + (f" ({fixed})" if (fixed := constants(done)) else "")
     title = (
-        f"{done.model['name']} on {spec['dataset']}, smoothed with sigma {spec['sigma']:g}, "
+        f"{name} on {spec['dataset']}, smoothed with sigma {spec['sigma']:g}, "
         f"{plural(len(done.certificates), 'image')}, {spec['n']:,} draws, alpha {spec['alpha']:g}; "
         f"no radius above {done.ceiling:.3g} can be certified with so many draws, {done.abstained} abstained"
     )
-    return [title, *([unfinished_certificates(done)] if done.status == "started" else [])]
+    origin = (
+        f"{spec['source']}, {spec['n0']:,} draws to choose, seed {spec['seed']}, rbfbench {made.rbfbench}, "
+        f"torch {made.torch}, {made.device}"
+    )
+    return [title, origin, *([unfinished_certificates(done)] if done.status == "started" else [])]
 
 
 def sweep_caption(sweep: Sweep) -> list[str]:
@@ -189,9 +207,10 @@ def markdown(report: Report) -> str:
     for sweep in report.sweeps:
         title, *origin = sweep_caption(sweep)
         parts.append("\n\n".join([f"## {title}", *origin, sweep_grid(sweep).markdown()]))
-    for done in report.certifications:
-        title, *origin = certificate_caption(done)
-        parts.append("\n\n".join([f"## {title}", *origin, certificate_grid(done).markdown()]))
+    for made in report.certifications:
+        title, *origin = certificate_caption(made.done)
+        blocks = (f"## {title}", *origin, certificate_grid(made.done).markdown(), f"`{made.command}`")
+        parts.append("\n\n".join(blocks))
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
@@ -200,7 +219,7 @@ def latex(report: Report) -> str:
     tables = [("\n".join(reading(report.comparison)), compared_cells(report.comparison))] if report.comparison else []
     tables += [("\n".join(text.plain for text in caption(e.run)), run_grid(e.run)) for e in report.entries]
     tables += [("\n".join(sweep_caption(sweep)), sweep_grid(sweep)) for sweep in report.sweeps]
-    tables += [("\n".join(certificate_caption(done)), certificate_grid(done)) for done in report.certifications]
+    tables += [("\n".join(certificate_caption(c.done)), certificate_grid(c.done)) for c in report.certifications]
     return "\n".join("".join(f"% {line}\n" for line in text.splitlines()) + grid.latex() for text, grid in tables)
 
 
@@ -225,8 +244,8 @@ def spreadsheet(report: Report) -> str:
         about |= {name: run.spec[name] for name in ("dataset", "seed", "norm", "eps")}
         for line in [line for section in sections(run) for line in section]:
             writer.writerow(about | {"row": line.label} | _numbers(line.score) | _of_row(line.attack))
-    for done in report.certifications:
-        about = {"model": done.model["name"], "norm": "l2", "status": done.status}
+    for done in [made.done for made in report.certifications]:
+        about = {"model": done.model["name"], "constants": constants(done), "norm": "l2", "status": done.status}
         about |= {name: done.spec[name] for name in ("dataset", "seed")}
         for certified in done.certified:
             row = {"eps": certified.radius, "row": f"certified, sigma {done.spec['sigma']:g}", "kind": "certificate"}
