@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +44,7 @@ from typing import Any, NamedTuple
 import msgspec
 from outcomes import kept, kept_radii, ran, worst_of
 from paper import BETA2, BOUNDS, CERTIFIED, COUNTED, RADII
+from scripts import called, ended, make_folder
 from training_time import measure
 
 from rbfbench.cli.options import pick_device
@@ -302,9 +302,7 @@ def run(job: Job, folder: Path, extra: Sequence[str]) -> dict[str, dict[str, Any
     where = ("--json", str(out / job.document)) if job.words[0] == "figure" else ("--out", str(out))
     out.mkdir(parents=True, exist_ok=True)
     words = [*job.words, *extra, *where]
-    done = subprocess.run([sys.executable, "-c", "from rbfbench.cli import main; main()", *words], check=False)  # noqa: S603
-    if done.returncode:  # it has said why
-        raise SystemExit(done.returncode)
+    called([sys.executable, "-c", "from rbfbench.cli import main; main()", *words])
     # A command that goes on took longer than its last run: certificates keep their own time, as attacks do.
     command = {"command": " ".join(["rbfbench", *job.words, *extra]), "wall_s": time.monotonic() - began}
     made = json.loads((out / job.document).read_text(encoding="utf-8"))
@@ -440,7 +438,7 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def take_amounts(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
-    """Images, and draws of a certificate: those asked for, or the table's own."""
+    """Images, draws of a certificate, epochs and rounds: those asked for, or the table's own."""
     small = given.scale == "small"
     if given.table == "all" and (given.limit, given.draws) != (None, None):
         parser.error("all takes of each table its own images and draws: leave out --limit and --draws")
@@ -449,8 +447,10 @@ def take_amounts(parser: argparse.ArgumentParser, given: argparse.Namespace) -> 
         given.limit = of_table if small and given.table != "2" else 1000
     if given.draws is None:
         given.draws = DRAWS[given.scale]
-    if min(given.limit, given.draws) < 1:
-        parser.error("--limit and --draws must be at least 1: there is nothing to measure otherwise")
+    given.epochs = 2 if given.epochs is None else given.epochs
+    given.rounds = 3 if given.rounds is None else given.rounds
+    if min(given.limit, given.draws, given.epochs, given.rounds) < 1:
+        parser.error("--limit, --draws, --epochs and --rounds must be at least 1: nothing is measured otherwise")
 
 
 def asked(argv: Sequence[str]) -> argparse.Namespace:
@@ -475,7 +475,7 @@ def asked(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("the paper has no table of the digits: only quick runs on them")
     if table in ("2", "all", *COMPUTED) and (extra or models != list(MODELS)):
         parser.error(f"table {table} takes all models at once: leave out --models and options after --")
-    if table != "2" and (given.epochs or given.rounds):
+    if table != "2" and (given.epochs, given.rounds) != (None, None):
         parser.error("--epochs and --rounds are of table 2, which times trainings")
     if table == "2" and weights:
         parser.error("table 2 times trainings of its own: leave out --weights")
@@ -500,16 +500,17 @@ def asked(argv: Sequence[str]) -> argparse.Namespace:
 def main() -> None:
     """Run a table and write its file after every command."""
     given = asked(sys.argv[1:])
+    make_folder("--results", given.results)
+    make_folder("--work", given.work)
     table, dataset, weights, target = given.table, given.dataset, given.weights, given.target
     results: dict[str, Any] = {"table": table, "dataset": dataset, "columns": {}}
     if table == "all":
         for each in (name for name in (*COMMANDS, *COMPUTED) if name != "quick"):
             words = [each if word == "all" else word for word in sys.argv[1:]]
-            if code := subprocess.run([sys.executable, __file__, *words], check=False).returncode:  # noqa: S603
-                raise SystemExit(code)
+            called([sys.executable, __file__, *words])
         return
     if table == "2":
-        write(target, {**results, "columns": timed(dataset, given.limit, given.epochs or 2, given.rounds or 3)})
+        write(target, {**results, "columns": timed(dataset, given.limit, given.epochs, given.rounds)})
         return
     if table in COMPUTED:
         command = f"python benchmarks/reproduce.py {table} --dataset {dataset}"
@@ -551,4 +552,4 @@ def write(target: Path, results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ended(main)

@@ -14,13 +14,13 @@ others. --preset default is the short schedule of the shipped models.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from paper import TRAINING
 from reproduce import MODELS, split
+from scripts import called, ended, make_folder
 
 from rbfbench.defenses import PRESET_NAMES
 from rbfbench.training.recipes import DATASETS, RECIPES, noise_of, schedule_of
@@ -55,14 +55,12 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESET_NAMES, default="authors")
     words, extra = split(sys.argv[1:])
     given = parser.parse_args(words)
-    given.folder.mkdir(parents=True, exist_ok=True)
+    make_folder("FOLDER", given.folder)
     for command in commands(given.folder, given.dataset, given.preset):
         print(" ".join(["rbfbench", *command, *extra]), flush=True)
         program = [sys.executable, "-c", "from rbfbench.cli import main; main()"]
-        done = subprocess.run([*program, *command, *extra], check=False)  # noqa: S603
-        if done.returncode:  # it has said why
-            raise SystemExit(done.returncode)
+        called([*program, *command, *extra])
 
 
 if __name__ == "__main__":
-    main()
+    ended(main)

@@ -7,8 +7,10 @@ import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -33,6 +35,7 @@ from rbfbench.cli import cli
 from rbfbench.cli.plan import rows_of
 from rbfbench.data import load_training
 from rbfbench.defenses import PRESET_NAMES, shipped_path
+from rbfbench.errors import UsageError
 from rbfbench.results.intervals import score
 from rbfbench.results.store import read_run, read_samples
 from rbfbench.training.recipes import DATASETS, RECIPES, noise_of, schedule_of
@@ -1281,14 +1284,14 @@ def test_the_page_is_of_as_many_images_as_the_small_scale_takes_or_more():
 def test_all_runs_every_table_but_that_of_times_and_stops_at_the_first_that_fails(tmp_path, monkeypatch):
     ran = []
 
-    def run(words, check):
+    def called(words):
         ran.append(words[2])
         assert words[3:] == ["--dataset", "mnist", "--scale", "small", "--results", str(tmp_path)]
-        assert not check
-        return SimpleNamespace(returncode=3 if len(ran) == len(names) else 0)
+        if len(ran) == len(names):
+            raise SystemExit(3)
 
     names = [name for name in (*reproduce.COMMANDS, *reproduce.COMPUTED) if name != "quick"]
-    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    monkeypatch.setattr(reproduce, "called", called)
     words = ["all", "--dataset", "mnist", "--scale", "small", "--results", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *words])
     with pytest.raises(SystemExit) as stopped:
@@ -1300,12 +1303,60 @@ def test_all_runs_every_table_but_that_of_times_and_stops_at_the_first_that_fail
 
 
 @pytest.mark.parametrize("words", [["all", "--limit", "5"], ["all", "--limit", "0"], ["1", "--limit", "0"],
-                                   ["6", "--draws", "-1"]])  # fmt: skip
+                                   ["6", "--draws", "-1"], ["2", "--epochs", "-1"], ["2", "--epochs", "0"],
+                                   ["2", "--rounds", "-1"], ["2", "--rounds", "0"]])  # fmt: skip
 def test_amounts_that_cannot_be_are_refused(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         reproduce.asked(words)
     assert stopped.value.code == 2
-    assert "--limit and --draws" in capsys.readouterr().err
+    assert "--limit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--results", "--work", "FOLDER"])
+@pytest.mark.parametrize("below", ["", "/below"])
+def test_a_file_in_place_of_a_folder_is_refused_before_anything_runs(option, below, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    words = {option: f"{tmp_path}/file{below}"} if option == "FOLDER" else {
+        "--results": str(tmp_path), "--work": str(tmp_path), option: f"{tmp_path}/file{below}"
+    }  # fmt: skip
+    script, module = ("train_models.py", train_models) if option == "FOLDER" else ("reproduce.py", reproduce)
+    argv = list(words.values()) if option == "FOLDER" else ["quick", *itertools.chain(*words.items())]
+    monkeypatch.setattr(sys, "argv", [script, *argv])
+    monkeypatch.setattr(module, "called", lambda words: pytest.fail(f"ran {words}"))
+    with pytest.raises(UsageError, match=f"{option} {tmp_path}/file{below} is no folder to write into"):
+        module.main()
+
+
+@pytest.mark.parametrize("everyone", [True, False], ids=["Ctrl-C", "kill -INT"])
+@pytest.mark.parametrize("heeds", [True, False])
+def test_an_interrupt_ends_the_command_too_and_is_one_word(heeds, everyone, tmp_path):
+    """A terminal interrupts all processes, `kill` ours alone; a command may end before it can say that it does."""
+    says = (
+        "except KeyboardInterrupt: print('interrupted', file=sys.stderr); sys.exit(130)" if heeds else "finally: pass"
+    )
+    command = f"""
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+sys.excepthook = lambda *_: None
+try:
+    pathlib.Path({str(tmp_path / "ready")!r}).touch()
+    time.sleep(60)
+{says}
+"""
+    script = (
+        "import scripts, sys; scripts.PATIENCE = 0.5; scripts.ended(lambda: scripts.called([sys.executable, '-c', "
+        f"{command!r}]))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (BENCHMARKS, BENCHMARKS.parent)))}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (tmp_path / "ready").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    (os.killpg if everyone else os.kill)(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)  # ends only once the command has ended too: it holds the pipe
+    assert (process.returncode, said) == (130, "interrupted\n")
 
 
 def test_columns_of_other_images_are_not_put_beside_each_other(tmp_path):
