@@ -20,7 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rbfbench.cli.options import check_writable
 from rbfbench.errors import IncompleteError, LoadError
+from rbfbench.results.atomic import write_atomic
 from rbfbench.results.intervals import score
 from rbfbench.results.records import AttackRow, Cell, Environment, Run, Sample, WorstCase, encode_run
 from rbfbench.results.schema import SCHEMA_FILE, run_schema
@@ -179,6 +181,50 @@ def test_sigkill_between_the_steps_of_one_write(tmp_path: Path, moment: str) -> 
     assert folder.read_cell(KEY) == make_cell(2)
     folder.finish(make_run(), [make_sample()])
     assert read_run(tmp_path) == make_run()
+
+
+@posix
+def test_a_symlink_stays_and_its_target_is_replaced_whole(tmp_path: Path) -> None:
+    for target in ("there", "not there"):
+        link = tmp_path / f"link to {target}"
+        link.symlink_to(tmp_path / "folder" / target)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "there").write_bytes(b"old")
+    for target in ("there", "not there"):
+        write_atomic(tmp_path / f"link to {target}", b"new")
+        assert (tmp_path / f"link to {target}").is_symlink()
+        assert (tmp_path / "folder" / target).read_bytes() == b"new"
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@posix
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_a_pipe_is_written_to_and_stays_one(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:  # noqa: S607
+        write_atomic(tmp_path / name, b"new")
+        assert reader.communicate(timeout=30)[0] == b"new"
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+
+
+@posix
+def test_an_open_file_can_be_named_by_its_number(tmp_path: Path) -> None:
+    """As `--json >(jq .)` does: a name that lies in no folder that could hold another file."""
+    reader, writer = os.pipe()
+    check_writable("--json", f"/dev/fd/{writer}")
+    write_atomic(Path(f"/dev/fd/{writer}"), b"new")
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read() == b"new"
+
+
+@posix
+def test_a_symlink_that_leads_nowhere_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "no folder" / "run.json")
+    with pytest.raises(LoadError, match="it is no file in an existing folder"):
+        check_writable("--json", str(tmp_path / "link"))
 
 
 @posix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -131,7 +132,8 @@ def check_writable(option: str, path: str | None) -> None:
     """
     if path is None or path == "-":
         return
-    if not path or Path(path).is_dir() or not Path(path).parent.is_dir():
+    target = Path(os.path.realpath(path))  # what a symlink points to is written, and the link stays
+    if not path or target.is_dir() or not target.parent.is_dir():
         raise LoadError(f"cannot write {option} {path!r}", "it is no file in an existing folder", "give another path")
 
 

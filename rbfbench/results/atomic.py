@@ -26,11 +26,17 @@ def write_atomic(path: Path, data: bytes) -> None:
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """The same for what does not fit into memory: a file to write to, which takes its place at the end.
 
-    A kill can leave a hidden `.*.tmp` file beside it, which nothing reads.
+    A kill can leave a hidden `.*.tmp` file beside it, which nothing reads. A symlink stays, and what it points to is
+    replaced; what is there and no regular file, such as a pipe, cannot be replaced and is written to as it stands.
 
     Raises:
         LoadError: The folder cannot be written.
     """
+    if path.exists() and not path.is_file():
+        with writing(path), path.open("wb") as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path))
     # Not tempfile: its files are for the owner only, and others (a CI job, a colleague) must read results.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with writing(path):
