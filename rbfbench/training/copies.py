@@ -19,7 +19,7 @@ from rbfbench.attacks.gradient import pgd
 from rbfbench.attacks.oracle import Oracle
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
-from rbfbench.training.files import replacing
+from rbfbench.training.files import replacing, resuming
 from rbfbench.training.recipes import Noise
 
 CHUNK = 100  # images attacked at once
@@ -52,6 +52,9 @@ def adversarial_noise(
         seed: Seeds the starts of the PGD.
         device: Where the model lives.
         progress: Told (done, total) images.
+
+    Raises:
+        LoadError: The file is damaged, or cannot be written.
     """
     if not path.is_file():
         images = images if noise.stored is None else images.head(noise.stored)
@@ -59,7 +62,9 @@ def adversarial_noise(
         if not part.is_file():
             with replacing(part) as new, new.open("wb") as file:
                 np.save(file, np.full(images.pixels.shape, np.nan, np.float16))
-        made = np.load(part, mmap_mode="r+", allow_pickle=False)
+        with resuming(part):
+            np.load(part, mmap_mode="r", allow_pickle=False)  # r+ would fill a file cut short with zeros: no noise
+            made = np.load(part, mmap_mode="r+", allow_pickle=False)
         keys = Keys.of(images.ids, seed).fold("stored noise")
         for start in range(0, len(images), CHUNK):
             here = slice(start, min(start + CHUNK, len(images)))
@@ -79,7 +84,10 @@ def adversarial_noise(
                 made.flush()
             progress(here.stop, len(images))
         part.replace(path)
-    stored: np.ndarray = np.load(path, allow_pickle=False)
+    # The model that made its noise itself has been trained on since.
+    todo = "remove it to make it anew" if noise.made_at is None else f"remove {path.parent} to start anew"
+    with resuming(path, todo):
+        stored: np.ndarray = np.load(path, allow_pickle=False)
     return stored
 
 

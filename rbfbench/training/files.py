@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 
 from rbfbench.errors import LoadError
+
+# What numpy raises for a file that is cut short or overwritten: its parser of headers, zip and zlib have their own.
+_DAMAGED = (EOFError, ValueError, KeyError, TokenError, zipfile.BadZipFile, zlib.error)
+
+
+@contextmanager
+def resuming(path: Path, todo: str = "remove it to make it anew") -> Iterator[None]:
+    """What fails inside has failed to read this file of an earlier run as arrays.
+
+    Raises:
+        LoadError: Something did.
+    """
+    try:
+        yield
+    except _DAMAGED as error:
+        raise LoadError(f"cannot resume from {path}", "the file is damaged", todo) from error
 
 
 class replacing:

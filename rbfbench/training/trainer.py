@@ -26,7 +26,7 @@ from rbfbench.errors import LoadError, ModelError
 from rbfbench.training.adversary import adversarial, trades_loss
 from rbfbench.training.augment import augment
 from rbfbench.training.copies import NoisyCopies, adversarial_noise, unit_pixels
-from rbfbench.training.files import replacing
+from rbfbench.training.files import replacing, resuming
 from rbfbench.training.optimisation import optimizer_of
 from rbfbench.training.recipes import Adversary, Noise, Recipe, Schedule
 
@@ -112,7 +112,7 @@ def train(
         progress: Told (stage, done, total, remark) after every step worth showing.
 
     Raises:
-        LoadError: `workdir` belongs to another spec, or a file in it cannot be written.
+        LoadError: `workdir` belongs to another spec, or a file in it is damaged or cannot be written.
         ModelError: The classifier, the source or the start does not fit, or the loss is not finite; then the last good
             checkpoint stays.
     """
@@ -263,7 +263,7 @@ def _filters(
         return known.reconstruction.means.cpu().double(), known.reconstruction.variances.cpu().double()
     path = workdir / "filters.npz"
     if path.is_file():
-        with np.load(path, allow_pickle=False) as file:
+        with resuming(path), np.load(path, allow_pickle=False) as file:
             return torch.from_numpy(file["means"]), torch.from_numpy(file["variances"])
     if spec.em is None:
         raise ModelError(
@@ -298,7 +298,8 @@ def _reconstructions(model: RBFCNN, images: Images, path: Path, device: torch.de
                 progress("reconstructions", min(start + 100, len(images)), len(images), "")
         with replacing(path) as part, part.open("wb") as file:
             np.save(file, out)
-    loaded: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    with resuming(path):
+        loaded: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     return loaded
 
 

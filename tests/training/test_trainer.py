@@ -434,6 +434,40 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         fit(spec_of(), tmp_path)
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut in the header", "cut", "overwritten"])
+@pytest.mark.parametrize(
+    ("recipe", "name", "made_at"),
+    [
+        ("rcnn", "filters.npz", None),
+        ("rcnn", "train-*.npy", None),
+        ("rcnn", "validation-*.npy", None),
+        ("cnn-ls-noise", "noise.npy", None),
+        ("cnn-ls-noise", "noise.npy", 1),
+        ("cnn-ls-noise", "noise.npy.part", None),
+    ],
+)
+def test_a_damaged_file_is_named_and_can_be_made_anew(
+    recipe: str, name: str, made_at: int | None, damage: str, tmp_path: Path
+) -> None:
+    spec = spec_of(recipe, {"made_at": made_at}, epochs=3)
+    last = ("adversarial noise", 100) if name.endswith(".part") else ("epochs", 2)
+    with pytest.raises(Killed):
+        fit(spec, tmp_path, progress=killed_after(*last))
+    (file,) = tmp_path.glob(name)
+    whole = file.read_bytes()
+    rubbish = np.random.default_rng(0).bytes(len(whole))
+    file.write_bytes(
+        {"empty": b"", "cut in the header": whole[:50], "cut": whole[:-100], "overwritten": rubbish}[damage]
+    )
+    with pytest.raises(LoadError) as caught:
+        fit(spec, tmp_path)
+    todo = "remove it to make it anew" if made_at is None else f"remove {tmp_path} to start anew"
+    assert str(caught.value) == f"cannot resume from {file}: the file is damaged; {todo}."
+    if made_at is None:
+        file.unlink()
+        assert same(fit(spec, tmp_path).model, undisturbed(spec).model)
+
+
 # Noisy copies ---------------------------------------------------------------------------------------------------------
 def captured(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """What goes into augmentation at each step: clean images, then Gaussian, then adversarial copies (n, H, W, C)."""
