@@ -33,13 +33,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from math import fsum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 from outcomes import kept, kept_radii, ran, worst_of
@@ -49,6 +50,7 @@ from training_time import measure
 
 from rbfbench.cli.options import pick_device
 from rbfbench.defenses import shipped_path
+from rbfbench.errors import LoadError, raised
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.results.atomic import write_atomic
 from rbfbench.results.certificates import Certificate
@@ -60,8 +62,8 @@ RANDOM = ("rcnn", "rcnn+", *AUTHORS)
 MODELS = ("cnn", "cnn-ls", "cnn-ls-noise", "fast", "trades", "madry", "madry-l2", "madry-l1", *RANDOM)
 BOUNDED = ("madry", *RANDOM)
 BY = {  # columns whose examples a surrogate makes, and its file
-    "rcnn+ by its smoothed self": "smoothed",
-    "rcnn+ by its reconstructions": "nearest",
+    "rcnn+ by its smoothed self": "benchmarks/smoothed.py",
+    "rcnn+ by its reconstructions": "benchmarks/nearest.py",
 }
 NORMS = ("linf", "l2", "l1")
 ATTACKED = {"1": ("linf", "paper-linf"), "5-l1": ("l1", "paper-l1"), "5-l2": ("l2", "paper-l2")}
@@ -253,7 +255,7 @@ def beyond(plan: Plan) -> Iterator[Job]:
         yield Job(f"{model} with known noise", plan.attack(model, norm, *plan.adaptive(model), scope="model"))
     if "rcnn+" in plan.models and plan.weights is None:  # the surrogates are made of the shipped rcnn+
         for name, file in BY.items():
-            surrogate = ("--surrogate", f"benchmarks/{file}.py:{plan.dataset}", "--include-transfer", "--passes", "10")
+            surrogate = ("--surrogate", f"{file}:{plan.dataset}", "--include-transfer", "--passes", "10")
             words = ("--attack", "transfer", "--set", "transfer.loss=margin", *surrogate)
             yield Job(name, plan._replace(scale="full").attack("rcnn+", norm, *words))
 
@@ -295,13 +297,19 @@ COMMANDS: dict[str, Callable[[Plan], Iterator[Job]]] = {
 }
 
 
+def from_here(word: str) -> str:
+    """A word of a command: a surrogate of ours, named from the root of the repository, as it is found from here."""
+    ours = word.partition(":")[0] in BY.values()
+    return os.path.relpath(Path(__file__).resolve().parents[1] / word) if ours else word
+
+
 def run(job: Job, folder: Path, extra: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The columns of a command, which goes on where an earlier one was killed."""
     out = folder / job.name.replace(" ", "_")
     began = time.monotonic()
     where = ("--json", str(out / job.document)) if job.words[0] == "figure" else ("--out", str(out))
     out.mkdir(parents=True, exist_ok=True)
-    words = [*job.words, *extra, *where]
+    words = [*map(from_here, job.words), *extra, *where]
     called([sys.executable, "-c", "from rbfbench.cli import main; main()", *words])
     # A command that goes on took longer than its last run: certificates keep their own time, as attacks do.
     command = {"command": " ".join(["rbfbench", *job.words, *extra]), "wall_s": time.monotonic() - began}
@@ -427,8 +435,27 @@ def joined(model: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def columns_of(file: Path) -> dict[str, Any]:
     """The columns of a result file; none where it is not there."""
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["columns"] if file.is_file() else {}
-    return found
+    return read(file)["columns"] if file.is_file() else {}
+
+
+class Result(TypedDict):
+    """A result file: columns by their name, which differ by table."""
+
+    table: str
+    dataset: str
+    columns: dict[str, dict[str, Any]]
+
+
+def read(file: Path) -> Result:
+    """A result file.
+
+    Raises:
+        LoadError: It is none, or damaged.
+    """
+    try:
+        return msgspec.convert(json.loads(file.read_text(encoding="utf-8")), Result)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise LoadError(f"cannot read {file}", raised(error), "remove it, and run reproduce.py for it again") from error
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -503,7 +530,7 @@ def main() -> None:
     make_folder("--results", given.results)
     make_folder("--work", given.work)
     table, dataset, weights, target = given.table, given.dataset, given.weights, given.target
-    results: dict[str, Any] = {"table": table, "dataset": dataset, "columns": {}}
+    results: Result = {"table": table, "dataset": dataset, "columns": {}}
     if table == "all":
         for each in (name for name in (*COMMANDS, *COMPUTED) if name != "quick"):
             words = [each if word == "all" else word for word in sys.argv[1:]]
@@ -519,10 +546,12 @@ def main() -> None:
         write(target, {**results, "columns": {name: {"command": command} | each for name, each in columns.items()}})
         return
     kept = set(given.models) < set(MODELS)
+    if kept and target.is_file():
+        read(target)  # a damaged one is told now, not after hours of work
     for job in given.jobs:
         made = run(job, given.work / f"{table}-{dataset}-{given.limit}", given.extra)
         if kept and target.is_file():  # read anew each time: another run may have written its models meanwhile
-            results = json.loads(target.read_text(encoding="utf-8"))
+            results = read(target)
         kept = True
         results["columns"] = merged(results["columns"], made, target)
         write(target, results)
@@ -545,7 +574,7 @@ def merged(columns: dict[str, Any], made: dict[str, Any], target: Path) -> dict[
     return both
 
 
-def write(target: Path, results: dict[str, Any]) -> None:
+def write(target: Path, results: Result) -> None:
     """Keep what is there so far."""
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, (json.dumps(results, indent=1) + "\n").encode())

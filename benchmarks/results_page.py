@@ -8,7 +8,6 @@ Reads the files in FOLDER (default benchmarks/results) and writes RESULTS.md bes
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -37,10 +36,12 @@ from claims import (
 )
 from outcomes import with_images
 from paper import BEYOND_BOUND, BOUNDS, CERTIFIED, COUNTED, PAPER, RADII, STRONGEST, TRADE_OFF, TRAINING, Numbers
-from reproduce import ATTACKED, AUTOATTACK, BEYOND, COMPUTED, MODELS, NORMS, OF_NORM, RESULTS, TRADED
+from reproduce import ATTACKED, AUTOATTACK, BEYOND, COMPUTED, MODELS, NORMS, OF_NORM, RESULTS, TRADED, read
+from scripts import ended
 from training_time import taken_by, to_equal_accuracy
 
 from rbfbench.defenses import shipped_path
+from rbfbench.errors import LoadError
 
 VERDICTS = (REPRODUCED, PARTLY, NOT, UNSURE, UNTESTED)
 DATASETS = ("mnist", "cifar10")
@@ -465,11 +466,19 @@ def where(column: dict[str, Any]) -> str:
 
 
 def results(folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """All result files, in the order of the page, with what was left of each image where they keep it."""
+    """All result files, in the order of the page, with what was left of each image where they keep it.
+
+    Raises:
+        LoadError: One of them is damaged, or no result file.
+    """
     order = list(TITLES)
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("table-*.json")]
-    for result in found:
-        result["columns"] = {name: with_images(column) for name, column in result["columns"].items()}
+    found: list[dict[str, Any]] = []
+    for path in folder.glob("table-*.json"):
+        result = read(path)
+        if result["table"] not in TITLES:
+            raise LoadError(f"cannot use {path}", f"there is no table {result['table']!r}", "remove it")
+        columns = {name: with_images(column) for name, column in result["columns"].items()}
+        found.append({**result, "columns": columns})
     return sorted(found, key=lambda result: (order.index(result["table"]), result["dataset"]))
 
 
@@ -484,4 +493,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    ended(main)

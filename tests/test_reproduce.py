@@ -35,7 +35,7 @@ from rbfbench.cli import cli
 from rbfbench.cli.plan import rows_of
 from rbfbench.data import load_training
 from rbfbench.defenses import PRESET_NAMES, shipped_path
-from rbfbench.errors import UsageError
+from rbfbench.errors import LoadError, UsageError
 from rbfbench.results.intervals import score
 from rbfbench.results.store import read_run, read_samples
 from rbfbench.training.recipes import DATASETS, RECIPES, noise_of, schedule_of
@@ -1327,6 +1327,35 @@ def test_a_file_in_place_of_a_folder_is_refused_before_anything_runs(option, bel
         module.main()
 
 
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"table": "9", "dataset": "mnist", "columns": {}}', "\xff"])
+def test_a_broken_result_file_is_named(text, tmp_path):
+    file = tmp_path / "table-1-mnist.json"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(LoadError, match=f"cannot (read|use) {file}: ") as caught:
+        results_page.results(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", [".", "benchmarks", None])
+def test_surrogates_are_found_from_anywhere_and_recorded_from_the_root(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(BENCHMARKS.parent / folder if folder else tmp_path)
+    ran = []
+
+    def called(program):
+        ran.extend(program)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(reproduce, "called", called)
+    for job in jobs_of("beyond-linf", "mnist"):
+        if job.name in reproduce.BY:
+            with pytest.raises(SystemExit):
+                reproduce.run(job, tmp_path, ())
+    files = [word.removesuffix(":mnist") for word in ran if word.endswith(".py:mnist")]
+    assert [Path(file).resolve() for file in files] == [BENCHMARKS / "smoothed.py", BENCHMARKS / "nearest.py"]
+    if folder == ".":
+        assert files == ["benchmarks/smoothed.py", "benchmarks/nearest.py"], "runs of before go on"
+
+
 @pytest.mark.parametrize("everyone", [True, False], ids=["Ctrl-C", "kill -INT"])
 @pytest.mark.parametrize("heeds", [True, False])
 def test_an_interrupt_ends_the_command_too_and_is_one_word(heeds, everyone, tmp_path):
@@ -1383,11 +1412,11 @@ def test_columns_of_a_table_are_of_the_same_images_or_of_the_first_of_them(tmp_p
 
 def test_models_that_run_at_once_keep_each_others_columns(tmp_path, monkeypatch):
     target = tmp_path / "table-quick-mnist.json"
-    ran = iter(("cnn", "madry"))
+    ran, of = iter(("cnn", "madry")), {"table": "quick", "dataset": "mnist"}
 
     def run(job, folder, extra):
         other = next(ran)  # meanwhile another process has written its model
-        found = json.loads(target.read_text()) if target.is_file() else {"columns": {}}
+        found = json.loads(target.read_text()) if target.is_file() else {**of, "columns": {}}
         reproduce.write(target, {**found, "columns": found["columns"] | {f"other {other}": {}}})
         return {job.name: {"wall_s": 1.0}}
 
