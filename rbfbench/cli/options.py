@@ -31,7 +31,7 @@ class FiniteRange(click.FloatRange):
         return number
 
 
-def parse_eps(text: str) -> float:
+def parse_eps(text: str, option: str = "--eps") -> float:
     """A radius written as a number or a fraction such as 8/255.
 
     Raises:
@@ -41,9 +41,11 @@ def parse_eps(text: str) -> float:
     try:
         eps = float(numerator) / float(denominator) if slash else float(numerator)
     except (ValueError, ZeroDivisionError):
-        raise UsageError(f"--eps {text} is not a number", "it cannot be read as one", "write 0.031 or 8/255") from None
+        raise UsageError(
+            f"{option} {text!r} is not a number", "it cannot be read as one", "write 0.031 or 8/255"
+        ) from None
     if not (math.isfinite(eps) and eps >= 0):
-        raise UsageError(f"--eps {text} is no radius", "it must be finite and at least 0", "write 0.031 or 8/255")
+        raise UsageError(f"{option} {text} is no radius", "it must be finite and at least 0", "write 0.031 or 8/255")
     return eps
 
 
@@ -97,8 +99,8 @@ def check_norm(norm: str) -> str:
     return norm
 
 
-def default_radius(dataset: str, norm: str) -> float:
-    """The paper's radius for a data set and norm.
+def default_radius(dataset: str, norm: str, option: str = "--eps") -> float:
+    """The paper's radius for a data set and norm; `option` is where the user can give another.
 
     Raises:
         UsageError: There is no such data set, or it has none.
@@ -108,7 +110,9 @@ def default_radius(dataset: str, norm: str) -> float:
         raise unknown_name("data set", dataset, [*DATASETS, *plugins("datasets")])
     if info is None or norm not in info.eps:
         raise UsageError(
-            "--eps is missing", f"{dataset} has no default radius for {norm}", f"give one, as --norm {norm} --eps 0.1"
+            f"{option} is missing",
+            f"{dataset} has no default radius for {norm}",
+            f"give one, as --norm {norm} {option} 0.1",
         )
     return info.eps[norm]
 

@@ -91,7 +91,8 @@ def _values(given: dict[str, Any]) -> dict[str, float]:
         if over == "beta2":
             text = BETA2
         elif over == "eps":
-            text = ",".join(f"{share * default_radius(given['dataset'], given['norm']):g}" for share in SHARES)
+            radius = default_radius(given["dataset"], given["norm"], "--values")
+            text = ",".join(f"{share * radius:g}" for share in SHARES)
         else:
             raise UsageError("--values is missing", f"{over} has no default values", "give some, as --values 10,25,125")
     values: dict[str, float] = {}
@@ -104,7 +105,7 @@ def _values(given: dict[str, Any]) -> dict[str, float]:
 
 def _number(over: str, text: str) -> float:
     if over == "eps":
-        return parse_eps(text)
+        return parse_eps(text, "--values")
     try:
         return int(text) if over == "m" else float(text)
     except ValueError:

@@ -206,8 +206,10 @@ BAD = {
     "set twice": (("--beta2", "1"), "--beta2 and --over beta2 exclude each other"),
     "radius twice": (("--over", "eps", "--eps", "0.1"), "--eps and --over eps exclude each other"),
     "no default": (("--over", "beta1"), "--values is missing"),
-    "no radius": (("--over", "eps", "--dataset", "digits"), "--eps is missing"),
-    "negative radius": (("--over", "eps", "--values=-0.1,0.1"), "is no radius"),
+    "no radius": (("--over", "eps", "--dataset", "digits"), "give one, as --norm linf --values 0.1"),
+    "negative radius": (("--over", "eps", "--values=-0.1,0.1"), "--values -0.1 is no radius"),
+    "radius that is no number": (("--over", "eps", "--values", "0.1,x"), "--values 'x' is not a number"),
+    "empty radius": (("--over", "eps", "--values="), "--values '' is not a number"),
     "picture": (("--figure", "curve.pdf"), "unknown picture format"),
     "scale": (("--noise-scale", "sigmas", "--model", "rcnn", *SMALL, "--eps", "0.1"), "did you mean 'sigma'"),
 }
