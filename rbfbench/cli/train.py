@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -201,6 +203,20 @@ def _start(given: dict[str, Any], parts: dict[str, Any]) -> nn.Module | None:
     return model
 
 
+@contextmanager
+def _told_how_to_go_on(work: Path) -> Iterator[None]:
+    """After an interrupt, say that the work folder, if it is there already, can be used."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not work.exists():
+            raise
+        from rbfbench.cli import INTERRUPTED
+
+        click.echo(f"interrupted: {work} keeps what is done; the same command with --resume goes on", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+
+
 def _train(given: dict[str, Any], parts: dict[str, Any], work: Path) -> None:
     from rbfbench.cli.progress import ProgressLine
     from rbfbench.data import load_data, load_training
@@ -226,7 +242,7 @@ def _train(given: dict[str, Any], parts: dict[str, Any], work: Path) -> None:
         data_digest=images.digest,
         **parts,
     )
-    with ProgressLine() as line:
+    with ProgressLine() as line, _told_how_to_go_on(work):
 
         def show(stage: str, done: int, total: int, remark: str) -> None:
             if stage == "epochs":

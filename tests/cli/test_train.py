@@ -288,6 +288,21 @@ def test_to_resume_what_is_not_there_is_said(here):
     assert "note" not in here(*arguments)[2]
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_interrupt_says_how_to_go_on(begun, here, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        if begun:
+            Path("mine.safetensors.work").mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rbfbench.training.trainer.train", interrupted)
+        code, out, err = here(*ARGUMENTS, "1")
+    assert (code, out) == (130, "")
+    todo = ": mine.safetensors.work keeps what is done; the same command with --resume goes on" if begun else ""
+    assert err.strip() == f"interrupted{todo}"
+
+
 @pytest.mark.parametrize("name", ["mine.safetensors", "mine.md"])
 def test_a_full_disk_at_the_very_end_loses_nothing(name, here, monkeypatch):
     """The training is done; its weights or their card do not fit. With --resume nothing is trained again."""
