@@ -52,7 +52,7 @@ BAD_ARRAYS: dict[str, tuple[NDArray[Any], NDArray[Any], str]] = {
     "no images": (X[:0], Y[:0], "no images"),
     "images of no size": (X[:, :0], Y, "no images"),
     "0-255 floats": (X.astype(np.float32), Y, "divide them by 255"),
-    "a little too bright": (with_value(1.5), Y, "from 0 to 1.5"),
+    "a little too bright": (with_value(1.5), Y, "from 0 to 1.5, not within [0,1]; scale them to [0,1], or clip them"),
     "a little too dark": (with_value(-0.5), Y, "scale them to [0,1]"),
     "NaN": (with_value(np.nan), Y, "NaN"),
     "infinite": (with_value(np.inf), Y, "to inf"),
@@ -80,6 +80,9 @@ def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_data(f"npz:{tmp_path / 'none.npz'}")
     assert_one_line(caught.value, "none.npz", "no such file")
+    with pytest.raises(DataError) as caught:
+        load_data(f"npz:{tmp_path}")
+    assert_one_line(caught.value, str(tmp_path), "it is no file")
 
 
 def test_other_keys(tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ def _pixels(name: str, x: NDArray[Any]) -> NDArray[np.uint8] | NDArray[np.float3
     if np.isnan(low):
         raise DataError(f"cannot use {name}", "its pixels contain NaN", "remove or repair these images")
     if low < 0 or high > 1:
-        todo = "divide them by 255" if low >= 0 and 1 < high <= 255 else "scale them to [0,1]"
+        # 8-bit images that are nearly black are rarer than floats that went a little out of range.
+        todo = "divide them by 255" if low >= 0 and 2 < high <= 255 else "scale them to [0,1], or clip them"
         raise DataError(f"cannot use {name}", f"its pixels range from {low:g} to {high:g}, not within [0,1]", todo)
     return nhwc.astype(np.float32, copy=False)
 

@@ -42,7 +42,7 @@ def read_pair(path: Path, *choices: tuple[str, str]) -> Arrays:
     """
     what = f"cannot read {path}"
     if not path.is_file():
-        raise DataError(what, "there is no such file", "check the path")
+        raise DataError(what, "it is no file" if path.exists() else "there is no such file", "check the path")
     # np.load would take a file that is no zip for a single array or a pickle
     if not zipfile.is_zipfile(path):
         raise DataError(what, "it is not a complete npz file", "write it with numpy.savez")
