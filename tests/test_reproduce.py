@@ -1050,7 +1050,7 @@ def test_the_union_over_norms_is_of_what_result_files_keep(tmp_path, capsys):
     assert together(("l2",), tmp_path)["rcnn+"]["tables"][-1] == "autoattack-l2 (rcnn+ targeted)"
     file = tmp_path / "table-autoattack-l2-digits.json"
     columns = {name: column for name, column in reproduce.columns_of(file).items() if name != "cnn"}
-    reproduce.write(file, {"columns": columns})
+    reproduce.write(file, {"table": "autoattack-l2", "dataset": "digits", "columns": columns})
     capsys.readouterr()
     assert set(together(("l2",), tmp_path)) == {"rcnn+"}, "models must meet the same attacks"
     assert "cnn is left out: table autoattack-l2 has not run for it" in capsys.readouterr().err

@@ -36,19 +36,19 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         with writing(path), path.open("wb") as file:
             yield file
         return
-    path = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path))
     # Not tempfile: its files are for the owner only, and others (a CI job, a colleague) must read results.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with writing(path):
         try:
             with temporary.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        _sync_folder(target.parent)
 
 
 def remove(path: Path) -> None:
