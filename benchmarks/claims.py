@@ -189,7 +189,10 @@ def correlation(one: Score, other: Score) -> float:
 
 
 def above(one: Score, other: Score, small: float = SMALL) -> bool | None:
-    """Whether one accuracy is higher than another, by `small` at least if that can be ruled out; None: undecided."""
+    """Whether one accuracy is higher than another; not either where it can be so by less than `small` at most.
+
+    None where neither is shown.
+    """
     higher = apart(one, other)
     return higher if higher is not None else False if difference(one, other)[1] < small else None
 
@@ -586,16 +589,11 @@ def gradients_are_not_masked(dataset: str, tables: Tables) -> Found:
     Table I: no black box is to leave less of rcnn+ than all attacks by which the paper judges it and which do not see
     its noise. What a black box does on the control as well is no sign: there the gradient attacks are weak.
     """
-    pieces, unjudged, by_layers = [], [], False
-    for table, columns in tables.items():
-        weak = black_boxes(columns[CONTROL]) if CONTROL in columns else None
-        for name, row in ((n, row) for n, column in columns.items() if with_layers(n) for row in black_boxes(column)):
-            cell = f"{table}: {row} {100 * columns[name]['rows'][row]['accuracy']:.1f} on {name}"
-            if weak is None:
-                unjudged.append(cell)
-            else:
-                by_layers = by_layers or row not in weak
-                pieces.append(cell + (" (but on the control as well)" if row in weak else ""))
+    signs = list(signs_of_masking(tables))
+    found_there = [
+        f"{sign.text}{' (but on the control as well)' if sign.control else ''}" for sign in signs if sign.judged
+    ]
+    unjudged = [sign.text for sign in signs if not sign.judged]
     rows, searched = tables["1"]["rcnn+"]["rows"], tables["beyond-linf"]
     known = "rcnn+ with known noise"
     found = searched.get(known, searched["rcnn+"])["rows"]
@@ -621,13 +619,16 @@ def gradients_are_not_masked(dataset: str, tables: Tables) -> Found:
         for how, names in {"transferred": transfers, "blind": blind, "adaptive": ["pgd/bpda-eot"]}.items()
     }
     return Found(
-        verdict(False if by_layers else apart(square, least), *([False] if sharper else [])),
+        verdict(
+            False if any(sign.judged and not sign.control for sign in signs) else apart(square, least),
+            *([False] if sharper else []),
+        ),
         f"{said['transferred']:g} by examples made elsewhere, {said['blind']:g} by attacks that do not see the noise, "
         f"{said['adaptive']:g} by BPDA+EoT",
         f"{in_percent(transferred)} by examples made elsewhere, {in_percent(rows['pgd/static'])} by PGD that does not "
         f"see the noise, {in_percent(through)} by gradients through it; on {where} {in_percent(square)} by random "
         f"search, {in_percent(least)} by gradients",
-        f"black boxes that leave less than all gradients, beyond chance, by table: {'; '.join(pieces) or 'none'}; "
+        f"black boxes that leave less than all gradients, beyond chance, by table: {'; '.join(found_there) or 'none'}; "
         f"not judged, for the table has no control to compare with: {', '.join(unjudged) or 'none'}; on {where}, "
         f"random search leaves {spelled(square)}, the strongest gradient {spelled(least)} ({gradient})"
         f"{side_by_side(square, least)}; black boxes that leave less of rcnn+, and not of the control, than all of the "
@@ -638,9 +639,28 @@ def gradients_are_not_masked(dataset: str, tables: Tables) -> Found:
     )
 
 
-def with_layers(column: str) -> bool:
-    """Whether a column is of a model with the RBF layers."""
-    return column.startswith("rcnn")
+class Sign(NamedTuple):
+    """A black box that leaves less of a model with the layers than every attack with gradients.
+
+    Attributes:
+        text: Table, row, accuracy and column.
+        judged: Whether the table has the control to compare with.
+        control: Whether the same black box does so there.
+    """
+
+    text: str
+    judged: bool
+    control: bool
+
+
+def signs_of_masking(tables: Tables) -> Iterator[Sign]:
+    """Of every table, for every column of a model with the layers."""
+    for table, columns in tables.items():
+        weak = black_boxes(columns.get(CONTROL, {}))
+        for name, column in columns.items():
+            for row in black_boxes(column) if name.startswith("rcnn") else ():
+                text = f"{table}: {row} {100 * column['rows'][row]['accuracy']:.1f} on {name}"
+                yield Sign(text, CONTROL in columns, row in weak)
 
 
 def black_boxes(column: Mapping[str, Any], against: Sequence[str] | None = None) -> list[str]:
