@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from PIL import Image
 
 from rbfbench.cli import cli
 from rbfbench.errors import IncompleteError, LoadError, UsageError
+from rbfbench.reporting.gallery import gallery, picture
 from rbfbench.reporting.notes import QUESTIONS
 from rbfbench.results.certificates import Certification
 from rbfbench.results.intervals import score
@@ -146,8 +148,8 @@ def test_the_gallery_shows_what_was_kept_the_fooled_first(page, folders):
     order = np.argsort(kept["correct"], kind="stable")[:6]
     assert len(pictures) == 3 * len(captions) == 18
     for shown, i in enumerate(order):
-        for picture, image in zip(pictures[3 * shown : 3 * shown + 2], (kept["x"][i], kept["x_adv"][i]), strict=True):
-            pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))), np.float64) / 255
+        for encoded, image in zip(pictures[3 * shown : 3 * shown + 2], (kept["x"][i], kept["x_adv"][i]), strict=True):
+            pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))), np.float64) / 255
             assert np.abs(pixels - image[0]).max() <= 0.5 / 255 + 1e-9
         difference = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[3 * shown + 2]))), np.float64) / 255
         delta = kept["x_adv"][i] - kept["x"][i]
@@ -312,6 +314,33 @@ def test_damaged_examples_are_named_and_old_ones_left_out(folders, tmp_path):
     text = written(tmp_path, tmp_path / "r.html", "run")
     assert "<summary>fgsm/static</summary>" not in text
     assert "<summary>pgd/static</summary>" in text
+
+
+def test_a_gallery_of_many_examples_reads_those_that_it_shows(tmp_path):
+    n, shape = 4_000, (3, 32, 32)
+    x = np.broadcast_to((np.arange(n, dtype=np.float32) % 250 / 255)[:, None, None, None], (n, *shape)).copy()
+    x[:, :, :16] *= 0.5
+    correct = np.ones(n)
+    correct[[3_999, 7, 2_000]] = 0
+    file = example_file(tmp_path, "pgd/static")
+    file.parent.mkdir()
+    label = np.zeros(n, np.int64)
+    np.savez_compressed(
+        file, x=x, x_adv=1 - x, label=label, prediction=label + 1, correct=correct, position=np.arange(n),
+        classes=np.array(["cat", "dog"]),
+    )  # fmt: skip
+    tracemalloc.start()
+    try:
+        shown = gallery(tmp_path, ["pgd/static", "fgsm/static"])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert list(shown) == ["pgd/static"]
+    assert peak < x.nbytes  # of twice as much; zipfile skips in steps of 16 MiB
+    assert [one.position for one in shown["pgd/static"]] == [7, 2_000, 3_999, 0, 1, 2]
+    for one in shown["pgd/static"]:
+        assert (one.clean, one.adversarial) == (picture(x[one.position]), picture(1 - x[one.position]))
+        assert (one.label, one.answer, one.fooled) == ("cat", "dog", True)
 
 
 # speed ----------------------------------------------------------------------------------------------------------------

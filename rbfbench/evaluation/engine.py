@@ -127,10 +127,10 @@ def evaluate(
     interrupted, lost = False, None
     try:
         for row in job.rows:
-            examples = Examples(folder.path if folder else None, row.id, images.classes, save_examples)
+            key = job.key(row)
+            examples = Examples(folder.path if folder else None, row.id, key, images.classes, save_examples)
             cell = job.stored(folder, row, examples)
             if cell is None:
-                key = job.key(row)
                 with closing(examples):
                     cell = job.attack(row, examples)
                     examples.write()

@@ -2,7 +2,8 @@
 
 Arrays of the file, k images each: x and x_adv (k, C, H, W), position in the run, label, prediction (the answer to
 x_adv by the first fresh decision, -1 where there is no verified one), correct (mean correctness over the decisions);
-and the names of the classes. In a sweep over eps on a random model a sample may tell of the candidate of a smaller
+the names of the classes; and the key of the cell whose examples they are, for models that follow each other in one
+folder have rows of one name. In a sweep over eps on a random model a sample may tell of the candidate of a smaller
 ball instead; that one lies in the folder of that radius.
 """
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from rbfbench.evaluation.verify import Verdict
-from rbfbench.results.atomic import atomic_file, writing
+from rbfbench.results.atomic import atomic_file, remove, writing
 from rbfbench.results.records import Cell
 from rbfbench.results.store import example_file
 
@@ -41,12 +42,14 @@ class Examples:
     Args:
         folder: Run folder, or None to keep nothing.
         row: Id of the row.
+        key: Of the row's cell.
         classes: Names of the classes.
         most: How many to keep; None keeps all.
     """
 
-    def __init__(self, folder: Path | None, row: str, classes: Sequence[str], most: int | None) -> None:
+    def __init__(self, folder: Path | None, row: str, key: str, classes: Sequence[str], most: int | None) -> None:
         self.path = folder and example_file(folder, row)
+        self.key = key
         self.classes = classes
         self.most = most
         self.columns: dict[str, _Column] = {}
@@ -78,11 +81,14 @@ class Examples:
             return True
         attacked = sum(sample.status in ("ok", "invalid") for sample in cell.samples)
         wanted = attacked if self.most is None else min(attacked, self.most)
-        return wanted <= _held(self.path)
+        return wanted <= _held(self.path, self.key)
 
     def write(self) -> None:
-        """Write the file, whole or not at all."""
-        if self.path is None or not self.kept:
+        """Write the file, whole or not at all; where nothing was collected, none stays, not that of another cell."""
+        if self.path is None:
+            return
+        if not self.kept:
+            remove(self.path)
             return
         arrays = {
             name: np.memmap(column.file, column.dtype, "r", shape=(self.kept, *column.shape))
@@ -90,7 +96,12 @@ class Examples:
         }
         with atomic_file(self.path) as file:
             # The types fear an array called allow_pickle.
-            np.savez_compressed(file, **arrays, classes=np.array(self.classes))  # type: ignore[arg-type]
+            np.savez_compressed(
+                file,
+                **arrays,  # type: ignore[arg-type]
+                classes=np.array(self.classes),
+                cell=np.array(self.key),
+            )
 
     def close(self) -> None:
         """Let go of what was collected."""
@@ -98,12 +109,12 @@ class Examples:
             column.file.close()
 
 
-def _held(path: Path) -> int:
-    """How many examples a file holds; a damaged one counts as missing."""
+def _held(path: Path, key: str) -> int:
+    """How many examples of a cell a file holds; -1 if it is damaged or another cell's, and has to go."""
     if not path.is_file():
         return 0
     try:
         with np.load(path) as file:
-            return len(file["position"])
+            return len(file["position"]) if str(file["cell"]) == key else -1
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-        return 0
+        return -1

@@ -7,9 +7,10 @@ import io
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 from rbfbench.errors import LoadError
 from rbfbench.results.store import example_file
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 SHOWN = 6  # of an attack
+_FEW = ("label", "prediction", "correct", "position", "classes")  # what is small however many there are
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,21 @@ def _shown(path: Path) -> list[Shown]:
         return []
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            if not {"x", "x_adv", *_FEW} <= set(file.files):  # an earlier version kept x_adv alone
+                return []
+            few = {name: file[name] for name in _FEW}
+            order = np.argsort(few["correct"], kind="stable")[:SHOWN].tolist()
+            clean, adversarial = (_entries(file.zip, name, order) for name in ("x", "x_adv"))
     except (OSError, EOFError, ValueError, zlib.error, BadZipFile) as error:
         raise LoadError(f"cannot read {path}", "it is damaged", "remove it, or make the run again") from error
-    if not {"x", "label", "prediction", "correct", "classes"} <= set(arrays):  # an earlier version kept x_adv alone
-        return []
-    names = [str(name) for name in arrays["classes"]]
-    order = np.argsort(arrays["correct"], kind="stable")[:SHOWN]
+    names = [str(name) for name in few["classes"]]
     shown = []
-    for i in order.tolist():
-        x, x_adv = arrays["x"][i], arrays["x_adv"][i]
+    for i in order:
+        x, x_adv = clean[i], adversarial[i]
         delta = x_adv - x
         largest = float(np.abs(delta).max())
-        answer = int(arrays["prediction"][i])
-        label = int(arrays["label"][i])
+        answer = int(few["prediction"][i])
+        label = int(few["label"][i])
         shown.append(
             Shown(
                 clean=picture(x),
@@ -85,10 +88,25 @@ def _shown(path: Path) -> list[Shown]:
                 label=names[label],
                 answer=names[answer] if answer >= 0 else "",
                 fooled=answer not in (-1, label),
-                position=int(arrays["position"][i]),
+                position=int(few["position"][i]),
             )
         )
     return shown
+
+
+def _entries(archive: ZipFile, name: str, wanted: Sequence[int]) -> dict[int, Array]:
+    """Entries of an array of such a file by their numbers; the others pass by, for memory may not hold them all."""
+    import numpy as np
+
+    with archive.open(f"{name}.npy") as member:
+        np.lib.format.read_magic(member)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        first, size = member.tell(), prod(shape[1:]) * dtype.itemsize
+        found = {}
+        for i in sorted(wanted):
+            member.seek(first + i * size)
+            found[i] = np.frombuffer(member.read(size), dtype).reshape(shape[1:])
+    return found
 
 
 def picture(image: Array) -> str:

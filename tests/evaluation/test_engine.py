@@ -400,7 +400,7 @@ def test_memory_does_not_grow_with_the_number_of_examples(tmp_path):
     )
     tracemalloc.start()
     try:
-        with closing(Examples(tmp_path, "pgd/static", ("a", "b"), None)) as examples:
+        with closing(Examples(tmp_path, "pgd/static", "key", ("a", "b"), None)) as examples:
             for i in range(batches):
                 examples.add(np.arange(i * n, (i + 1) * n), x, x.to(memory_format=torch.channels_last) + i, y, verdict)
             examples.write()
@@ -412,12 +412,36 @@ def test_memory_does_not_grow_with_the_number_of_examples(tmp_path):
     assert peak < (arrays["x"].nbytes + arrays["x_adv"].nbytes) / 2
     assert {name: array.dtype.kind for name, array in arrays.items()} == {
         "x": "f", "x_adv": "f", "label": "i", "prediction": "i", "correct": "f", "position": "i", "classes": "U",
+        "cell": "U",
     }  # fmt: skip
     assert arrays["x"].shape == arrays["x_adv"].shape == (n * batches, 3, 32, 32)
     assert np.array_equal(arrays["position"], np.arange(n * batches))
     assert np.array_equal(arrays["x_adv"], arrays["x"] + (arrays["position"] // n)[:, None, None, None])
     assert np.array_equal(arrays["prediction"], np.tile(y + 1, batches))
     assert [path.name for path in (tmp_path / "examples").iterdir()] == ["pgd-static.npz"]
+
+
+def test_examples_are_those_of_the_model_that_the_folder_tells_of(tmp_path):
+    """A factory that loads new weights asks the same question: its cells stand beside those of the old ones."""
+    folder, data = RunFolder(tmp_path / "run"), images()
+    file = tmp_path / "run" / "examples" / "pgd-static.npz"
+    rows = [row("pgd", steps=4)]
+
+    def kept(model) -> np.ndarray | None:
+        target = inspect(model, "toy", data, CPU)
+        evaluate(target, data, spec(rows, data), folder=folder, save_examples=7)
+        if not file.is_file():
+            return None
+        with np.load(file) as arrays:
+            return arrays["x_adv"]
+
+    bright = kept(Brightness())
+    gamma = kept(lambda x: Brightness()(x**2))
+    assert gamma is not None
+    assert not np.array_equal(bright, gamma)
+    for _ in range(2):  # made anew, and found
+        assert np.array_equal(kept(Brightness()), bright)
+        assert kept(lambda x: Brightness()(1 - x)) is None  # wrong everywhere: nothing is attacked
 
 
 def test_examples_that_cannot_be_written_are_one_line(tmp_path):
