@@ -12,7 +12,7 @@ import click
 from rbfbench.cli.models import load, off_stdout, options_of
 from rbfbench.cli.options import check_writable, images_of, knobs_of, parse_eps, pick_device, refuse_idle_options
 from rbfbench.cli.plan import eps_text_of, question_options, rows_of, spec_of, surrogates_of
-from rbfbench.errors import UsageError, unknown_name
+from rbfbench.errors import IncomparableError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from rbfbench.data import Images
@@ -154,6 +154,12 @@ def _matrix(
             asked = given | {"model": target.name, "surrogates": (source.name,), "attacks": ("transfer",)}
             spec = spec_of(asked, target, images, available, rows, knobs=knobs_of(given), **budget)
             row = evaluate(target, images, spec, surrogates=[source]).whole().run.attacks[0]
+            if row.unknown:
+                raise IncomparableError(
+                    f"{target.name} cannot be scored on the examples of {source.name}",
+                    f"the attack crashed on {row.unknown} of {row.n} images",
+                    "run it alone, with attack --attack transfer, to see why",
+                )
             cell = Score(accuracy=row.accuracy, k=row.k, n=row.n, ci95=row.ci95)
             matrix.setdefault(source.name, {})[target.name] = cell
     return matrix

@@ -88,14 +88,22 @@ def train(**given: Any) -> None:  # noqa: ANN401  (click passes the options decl
             for name, value in vars(constants).items() if constants else ():
                 click.echo(f"{part}.{name}={'none' if value is None else value}")
         return
+    _train(given, parts, _work_folder(out, recipe, resume=given["resume"]))
+
+
+def _work_folder(out: Path | None, recipe: str, *, resume: bool) -> Path:
+    """Where the checkpoint lies, once it is sure that nothing of the user's is lost to the files of --out."""
     if out is None:
         raise UsageError("there is nowhere to write the weights", "--out is missing", f"add --out {recipe}.safetensors")
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out} is no weights file", "its name must end in .safetensors", "add the ending")
+    card = out.with_suffix(".md")
+    if card.exists() and not out.exists():
+        raise UsageError(f"--out {out} would replace {card}", "the card takes that name", "choose another --out")
     work = out.with_name(f"{out.name}.work")
-    if (work / "checkpoint.pt").exists() and not given["resume"]:
+    if (work / "checkpoint.pt").exists() and not resume:
         raise UsageError(f"{work} holds a checkpoint", "it would be lost", "add --resume, or remove that folder")
-    _train(given, parts, work)
+    return work
 
 
 def _parts(given: dict[str, Any]) -> dict[str, Any]:

@@ -84,6 +84,18 @@ def test_ctrl_c_while_the_matrix_is_made_is_an_interrupt(here, monkeypatch):
         cli.main([*MATRIX, "--model", "cnn", "--model", "cnn-ls", "--transfer-matrix"], standalone_mode=False)
 
 
+def test_an_attack_that_crashes_while_the_matrix_is_made_is_no_accuracy(here, monkeypatch):
+    resolve = AttackInfo.resolve
+
+    def crashes(*words, **more):
+        raise RuntimeError("no such layer")
+
+    monkeypatch.setattr(AttackInfo, "resolve", lambda self: crashes if self.surrogate else resolve(self))
+    done = here(*MATRIX, "--model", "cnn", "--model", "cnn-ls", "--transfer-matrix")
+    assert isinstance(done.exception, IncomparableError), done.output
+    assert "crashed on 6 of 6 images" in str(done.exception)
+
+
 def test_a_model_that_stops_answering_while_the_matrix_is_made_is_an_error(here, monkeypatch):
     control, calls = _Job.null_control, []
 

@@ -61,6 +61,15 @@ def test_trained_weights_come_with_a_card_and_can_be_attacked(tmp_path):
     assert json.loads(attacked.stdout)["model"]["stochastic"] is True
 
 
+def test_a_page_that_is_no_card_is_not_overwritten(tmp_path):
+    (tmp_path / "mine.md").write_text("notes")
+    done = train(tmp_path, *ARGUMENTS, "1")
+    assert done.returncode == 2
+    assert "mine.md" in done.stderr
+    assert (tmp_path / "mine.md").read_text() == "notes"
+    assert not (tmp_path / "mine.safetensors.work").exists()
+
+
 def test_a_checkpoint_is_not_overwritten_unasked(tmp_path):
     assert train(tmp_path, *ARGUMENTS, "1").returncode == 0
     again = train(tmp_path, *ARGUMENTS, "1")
