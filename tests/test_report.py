@@ -31,6 +31,7 @@ from rbfbench.results.certificates import Certification
 from rbfbench.results.intervals import score
 from rbfbench.results.records import AttackRow, Environment, Run, Sample, WorstCase
 from rbfbench.results.store import RunFolder, example_file, read_run
+from rbfbench.results.sweep import Sweep
 
 DIGITS = ("--dataset", "digits", "--limit", "20", "--device", "cpu")
 
@@ -182,6 +183,15 @@ def test_sweeps_certificates_and_distances_are_shown(folders, tmp_path):
     assert text.count("above the ceiling") == 1
     assert text.count('class="curve"') == 2
     assert "Accuracy over the radius" in text
+
+
+def test_a_sweep_is_in_the_page_whole_once(folders, tmp_path):
+    parsed = Page(written(folders, tmp_path / "both.html", "sweep", "cnn", "wide"))  # cnn and wide make another
+    document = msgspec.json.decode((folders / "sweep" / "sweep.json").read_bytes(), type=Sweep)
+    assert msgspec.json.decode(parsed.inside["sweep-json-1"], type=Sweep) == document
+    assert "sweep-2" in parsed.inside
+    assert "sweep-json-2" not in parsed.inside
+    assert {"run-json-1", "run-json-2"} <= parsed.inside.keys()
 
 
 def test_names_from_outside_cannot_become_markup(folders, tmp_path):

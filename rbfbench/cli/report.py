@@ -33,7 +33,7 @@ def report(runs: tuple[Path, ...], out: Path, title: str | None) -> None:
     """Write finished runs as one HTML file, or as Markdown, CSV or LaTeX.
 
     RUNS are folders of `attack`, `sweep` or `certify`, or the file in them. The HTML file needs neither network nor
-    script; it holds tables, curves, examples, checks and the whole run.json or certify.json.
+    script; it holds tables, curves, examples, checks and the whole run.json, sweep.json or certify.json.
 
     \b
     rbfbench report run --out report.html

@@ -68,14 +68,22 @@ def html(report: Report, title: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "interval": interval, "count": count, "duration": duration}
-    comparison = report.comparison
+    comparison, runs = report.comparison, [entry.run for entry in report.entries]
     return environment.get_template("report.html").render(
         title=title,
         sections=[_section(entry) for entry in report.entries],
         compared=_table(compared_cells(comparison)) if comparison else None,
         compared_caption=compared_caption(comparison) if comparison else "",
         reading=reading(comparison) if comparison else [],
-        sweeps=[(sweep_caption(sweep), _table(sweep_grid(sweep)), _sweep_curve(sweep)) for sweep in report.sweeps],
+        sweeps=[
+            (
+                sweep_caption(sweep),
+                _table(sweep_grid(sweep)),
+                _sweep_curve(sweep),
+                "" if sweep.points[0].run in runs else encode(sweep).decode(),
+            )
+            for sweep in report.sweeps
+        ],
         certifications=[
             (
                 certificate_caption(made.done),
