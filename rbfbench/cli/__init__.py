@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import select
 import signal
 import sys
 from importlib import import_module
@@ -74,6 +74,15 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _reader_gone() -> bool:
+    """Whether our output is a pipe that nobody reads any more."""
+    if sys.stdout is None:  # closed from the start
+        return False
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)  # errors alone
+    return bool(output.poll(0))
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _interrupt)  # what a scheduler sends: end in order, as after Ctrl-C
@@ -89,10 +98,8 @@ def main() -> None:
         click.echo("interrupted", err=True)
         code = INTERRUPTED
     except SystemExit as stop:  # our own codes are returned, never raised
-        if isinstance(stop.__context__, BrokenPipeError):
-            # click and rich end so when the reader of our output went away, as `head` does. That is no verdict. Python
-            # would complain once more when it flushes.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(stop.__context__, BrokenPipeError) or _reader_gone():
+            # click and rich end so when the reader of our output went away, as `head` does. That is no verdict.
             code = 0
         else:  # the user's code: it must not look like "done and passed"
             why = f"a model, data set or plugin raised {raised(stop)}"

@@ -95,9 +95,12 @@ def check(**given: Any) -> None:  # noqa: ANN401  (click passes the options decl
         alpha=given["alpha"],
         floors=floors,
     )
-    _report(given, gate)
-    if not gate.passed:
-        raise click.exceptions.Exit(1)
+    try:
+        _print(given, gate)
+    finally:  # the verdict stands where the reader of our output went away
+        _keep(given, gate)
+        if not gate.passed:
+            raise click.exceptions.Exit(1)
 
 
 def _answers_the_gate(run: Run) -> None:
@@ -138,30 +141,40 @@ def _made(given: dict[str, Any]) -> tuple[Any, Any]:
     return whole.run, whole.samples
 
 
-def _report(given: dict[str, Any], gate: Gate) -> None:
-    from rbfbench.reporting.gate_table import gate_table, github_lines, junit, summary
+def _keep(given: dict[str, Any], gate: Gate) -> None:
+    """Write the files that are asked for."""
+    from rbfbench.reporting.gate_table import junit, summary
     from rbfbench.results.atomic import write_atomic
-    from rbfbench.results.records import encode
 
-    document = encode(gate) + b"\n"
+    if given["json_path"] not in (None, "-"):
+        write_atomic(Path(given["json_path"]), _document(gate))
+    if given["junit"]:
+        write_atomic(Path(given["junit"]), junit(gate).encode())
+    if given["github"] and (place := os.environ.get("GITHUB_STEP_SUMMARY")):
+        text = summary(gate)[:SUMMARY_LIMIT]
+        with Path(place).open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
+def _print(given: dict[str, Any], gate: Gate) -> None:
+    from rbfbench.reporting.gate_table import gate_table, github_lines
+
     if given["json_path"] == "-":
-        click.echo(document.decode(), nl=False)
+        click.echo(_document(gate).decode(), nl=False)
     else:
         from rich.console import Console
 
         # Whole lines: the command to paste may be wider than the screen, all else fits.
         Console(highlight=False).print(gate_table(gate), crop=False)
-        if given["json_path"]:
-            write_atomic(Path(given["json_path"]), document)
-    if given["junit"]:
-        write_atomic(Path(given["junit"]), junit(gate).encode())
     if given["github"]:
         for line in github_lines(gate):
             click.echo(line, err=given["json_path"] == "-")
-        if place := os.environ.get("GITHUB_STEP_SUMMARY"):
-            text = summary(gate)[:SUMMARY_LIMIT]
-            with Path(place).open("a", encoding="utf-8") as file:
-                file.write(text)
+
+
+def _document(gate: Gate) -> bytes:
+    from rbfbench.results.records import encode
+
+    return encode(gate) + b"\n"
 
 
 @click.group()

@@ -327,11 +327,31 @@ def test_a_model_that_exits_while_it_answers_is_no_verdict(cli, tmp_path, comman
     assert not (tmp_path / "found.json").exists()
 
 
-def test_a_reader_that_goes_away_is_no_verdict(tmp_path):
-    listing = subprocess.Popen([RBFBENCH, "ls"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env(tmp_path))
+@pytest.mark.parametrize(
+    "words", [("ls",), ("--help",), ("attack", "--help"), (*DIGITS, "--attack", "fgsm", "--json", "-")]
+)
+def test_a_reader_that_goes_away_is_no_verdict(tmp_path, words):
+    listing = subprocess.Popen([RBFBENCH, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env(tmp_path))
     listing.stdout.close()
     assert listing.wait(timeout=60) == 0
-    assert b"Traceback" not in listing.stderr.read()
+    err = listing.stderr.read()
+    assert b"Traceback" not in err
+    assert b"error" not in err
+
+
+@pytest.mark.parametrize("form", [(), ("--json", "-"), ("--json", "gate.json", "--github")])
+@pytest.mark.parametrize(("least", "code"), [("0.99", 1), ("0", 0)])
+def test_a_gate_stands_though_the_reader_of_its_table_went_away(tmp_path, form, least, code):
+    asked = ["check", *DIGITS[1:], "--attack", "fgsm", "--min-accuracy", f"linf={least}", "--junit", "gate.xml"]
+    gate = subprocess.Popen(
+        [RBFBENCH, *asked, *form], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env(tmp_path)
+    )
+    gate.stdout.close()
+    _, err = gate.communicate(timeout=120)
+    assert gate.returncode == code, err
+    assert b"Traceback" not in err
+    assert "<testsuite" in (tmp_path / "gate.xml").read_text()
+    assert (tmp_path / "gate.json").exists() == ("gate.json" in form)
 
 
 def test_a_foreign_random_model_is_attacked_through_its_noise(cli, tmp_path):
