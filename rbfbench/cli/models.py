@@ -126,7 +126,8 @@ def described(card: dict[str, Any]) -> str:
     """What inspection found, in a line: it decides which attacks make sense."""
     shape = "x".join(map(str, card["input_shape"]))
     gives = "probabilities" if card["probabilities"] else "logits"
-    random = f"random, {card['m']} passes a decision" if card["stochastic"] else "deterministic"
+    passes = "1 pass" if card["m"] == 1 else f"{card['m']} passes"
+    random = f"random, {passes} a decision" if card["stochastic"] else "deterministic"
     gradient = "differentiable" if card["differentiable"] else "no gradient reaches its input"
     if card["approximated"] and card["differentiable"]:
         gradient += " through a stand-in"

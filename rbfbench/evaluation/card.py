@@ -90,13 +90,14 @@ def write_card(path: Path, trained: Trained, sets: dict[str, Images], device: to
     last = trained.history[-1]
     made = describe_environment(device)
     seen = "adversarial" if recipe["adversary"] and not recipe["adversary"]["beta"] else "augmented"
+    threads = "1 thread" if made.threads == 1 else f"{made.threads} threads"
     copies = f" and {last['copies_accuracy']:.4f} (noisy copies)" if "copies_accuracy" in last else ""
     lines += [
         "",
         f"Last epoch: loss {last['loss']:.4f}, training accuracy {last['train_accuracy']:.4f} ({seen} images)"
         f"{copies}, held-out accuracy {last['validation_accuracy']:.4f} without noise.",
         f"{len(trained.history)} epochs in {trained.wall_s / 60:.1f} minutes on {made.device}, "
-        f"{made.threads} threads, torch {made.torch}.",
+        f"{threads}, torch {made.torch}.",
         "",
         "```json",
         json.dumps(recipe, indent=2, sort_keys=True),
