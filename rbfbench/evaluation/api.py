@@ -102,9 +102,7 @@ def attack_samples(
         device=str(device),
     )
     with _left_as_it_was(model):
-        outcome = evaluate(inspect(model, type(model).__name__, images, device), images, spec)
-    if outcome.lost:
-        raise outcome.lost
+        outcome = evaluate(inspect(model, type(model).__name__, images, device), images, spec).whole()
     return outcome.run, outcome.samples
 
 
@@ -144,7 +142,10 @@ def certify(
     )  # fmt: skip
     images = _images(x, y)
     with _left_as_it_was(model):
-        return certify_target(inspect(model, name, images, _device_of(model, x)), images, spec)
+        made = certify_target(inspect(model, name, images, _device_of(model, x)), images, spec)
+    if made.status == "started":
+        raise KeyboardInterrupt
+    return made
 
 
 def _device_of(model: Callable[[Tensor], Tensor], x: Tensor) -> torch.device:

@@ -121,3 +121,33 @@ def test_attack_scores_a_model_whose_answer_is_known() -> None:
 def test_attack_refuses_what_are_no_labelled_images(x: torch.Tensor, y: torch.Tensor) -> None:
     with pytest.raises(DataError, match="these are not labelled images"):
         rbfbench.attack(nn.Flatten(), x, y, norm="linf", eps=0.1)
+
+
+@pytest.mark.parametrize("command", ["attack", "certify"])
+def test_ctrl_c_stops_the_program_and_is_no_result(command: str) -> None:
+    """Half a run looks like a robust model to those who read its worst case."""
+
+    class Stopped(nn.Linear):
+        calls, most = 0, 10**9
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            Stopped.calls += 1
+            if Stopped.calls > Stopped.most:
+                raise KeyboardInterrupt
+            return super().forward(x.flatten(1))
+
+    model = Stopped(16, 3)
+    x = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        y = nn.Linear.forward(model, x.flatten(1)).argmax(1)
+
+    def ask() -> None:
+        if command == "attack":
+            rbfbench.attack(model, x, y, norm="linf", eps=0.1)
+        else:
+            rbfbench.certify(model, x, y, sigma=0.1, n=100, n0=10)
+
+    ask()
+    Stopped.most, Stopped.calls = Stopped.calls - 1, 0  # all but the last
+    with pytest.raises(KeyboardInterrupt):
+        ask()
