@@ -10,13 +10,13 @@ adversarial training, are judged by the one that does better.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import fsum, sqrt
 from statistics import median
 from typing import Any, NamedTuple
 
 from paper import BETA2, BEYOND_BOUND, BOTH, BOUNDS, CERTIFIED, COUNTED, FIGURE_3, PAPER, STRONGEST, TRADE_OFF, TRAINING
-from reproduce import AUTOATTACK, COMPUTED, OF_NORM, TRADED
+from reproduce import AUTOATTACK, COMPUTED, OF_NORM, TRADED, met_by
 from training_time import taken_by, to_equal_accuracy
 
 from rbfbench.results.intervals import score
@@ -119,8 +119,9 @@ def shared(one: Score, other: Score) -> list[str] | None:
 
 def side_by_side(one: Score, other: Score) -> str:
     """The two as they are compared, where that is not as they stand."""
-    if shared(one, other) == []:
-        return " (no image of both)"
+    images = shared(one, other)
+    if not images:
+        return " (not image by image)" if images is None else " (no image of both)"
     first, second = on_common(one, other)
     if one["n"] == other["n"] == first["n"]:
         return ""
@@ -449,11 +450,11 @@ def certified_higher(*pairs: tuple[str, str]) -> Callable[[str, Tables], Found]:
             for at in at_equal_noise(dataset, tables["6"], *pair):
                 held.append(above(at.one, at.other, small=0))
                 pieces.append(
-                    f"sigma {at.sigma:g}, radius {at.radius:g}, {at.draws:,} draws: {pair[0]} {spelled(at.one)}, "
-                    f"{pair[1]} {spelled(at.other)}"
+                    f"sigma {at.sigma:g}, radius {at.radius:g}, {at.draws:,} draws: {at.called[0]} {spelled(at.one)}, "
+                    f"{at.called[1]} {spelled(at.other)}"
                 )
                 if (*pair, at.sigma, at.radius) == (one, other, other_sigma, near):
-                    here = f"{each_in_percent({one: at.one, other: at.other})} there; "
+                    here = f"{each_in_percent(dict(zip(at.called, (at.one, at.other), strict=True)))} there; "
         pieces += as_certified(dataset, tables["6"], {model for pair in pairs for model in pair})
         return Found(
             verdict(*held),
@@ -475,17 +476,18 @@ def as_certified(dataset: str, table: Mapping[str, Any], models: Iterable[str]) 
                 for cell in column["certified"]
                 if cell["radius"] in theirs
             ]
-            yield f"{model} at sigma {sigma:g}, by {COUNTED:,} draws as in the paper: {', '.join(cells)}"
+            yield f"{column['called']} at sigma {sigma:g}, by {COUNTED:,} draws as in the paper: {', '.join(cells)}"
 
 
 class AtEqualNoise(NamedTuple):
-    """Two models certified to one radius under the same noise, by as many draws."""
+    """Two models certified to one radius under the same noise, by as many draws, and what to call them."""
 
     sigma: float
     radius: float
     draws: int
     one: Score
     other: Score
+    called: tuple[str, str]
 
 
 def at_equal_noise(dataset: str, table: Mapping[str, Any], one: str, other: str) -> Iterator[AtEqualNoise]:
@@ -495,19 +497,24 @@ def at_equal_noise(dataset: str, table: Mapping[str, Any], one: str, other: str)
         draws = max(set(ours) & set(others), default=0)
         for place, row in enumerate(others[draws][0]["certified"] if draws else ()):
             if 0 < row["radius"] <= others[draws][0]["ceiling"]:
-                cells = (
-                    max((column["certified"][place] for column in found[draws]), key=lambda cell: cell["accuracy"])
+                better = [
+                    max(found[draws], key=lambda column: column["certified"][place]["accuracy"])
                     for found in (ours, others)
-                )
-                yield AtEqualNoise(sigma, row["radius"], draws, *cells)
+                ]
+                cells = (column["certified"][place] for column in better)
+                yield AtEqualNoise(sigma, row["radius"], draws, *cells, (better[0]["called"], better[1]["called"]))
 
 
 def certificates(table: Mapping[str, Any], model: str, sigma: float) -> dict[int, list[Any]]:
-    """The columns of a model at one noise, with its own and without, by the number of their draws."""
+    """The columns of a model at one noise, with its own and without, by the number of their draws.
+
+    Each with what to call the model in it.
+    """
+    called = {f"{model} sigma={sigma:g}": model, f"{model} beta2=0 sigma={sigma:g}": f"{model} without its own noise"}
     found: dict[int, list[Any]] = {}
     for name, column in table.items():
-        if without_draws(name) in (f"{model} sigma={sigma:g}", f"{model} beta2=0 sigma={sigma:g}"):
-            found.setdefault(column["draws"], []).append(column)
+        if (of := without_draws(name)) in called:
+            found.setdefault(column["draws"], []).append(column | {"called": called[of]})
     return found
 
 
@@ -586,8 +593,9 @@ def gradients_are_not_masked(dataset: str, tables: Tables) -> Found:
 
     In every table: the sign of masked gradients is a black box that leaves less than every attack with gradients. On
     rcnn+ with its noise fixed, where that ran, for noise blinds random search: gradients are to leave less than it. In
-    Table I: no black box is to leave less of rcnn+ than all attacks by which the paper judges it and which do not see
-    its noise. What a black box does on the control as well is no sign: there the gradient attacks are weak.
+    Table I: no black box is to leave less of rcnn+ than all gradients, of any table, that do not see its noise; those
+    by which the paper judges are too weak to tell, and stand beside it. What a black box does on the control as well is
+    no sign: there the gradient attacks are weak.
     """
     signs = list(signs_of_masking(tables))
     found_there = [
@@ -596,15 +604,19 @@ def gradients_are_not_masked(dataset: str, tables: Tables) -> Found:
     unjudged = [sign.text for sign in signs if not sign.judged]
     rows, searched = tables["1"]["rcnn+"]["rows"], tables["beyond-linf"]
     known = "rcnn+ with known noise"
-    found = searched.get(known, searched["rcnn+"])["rows"]
+    found = dict(searched.get(known, searched["rcnn+"])["rows"])
+    if known in searched and (suite := tables.get("autoattack", {}).get(known)):
+        found["AutoAttack/eot"] = suite["worst_case"]  # its rows are on survivors: they count together
     square, (gradient, least) = found["square"], lowest(found, iter(row for row in found if "/" in row))
     where = "rcnn+ with its noise fixed" if known in searched else "rcnn+"
     blind, transfers = (
         [row for row in PAPER["1", dataset] if row.endswith("/static")],
         [row for row in rows if row.startswith("transfer")],
     )
-    as_weak = black_boxes(tables["1"].get(CONTROL, {}), blind)
-    sharper = [row for row in black_boxes(tables["1"]["rcnn+"], blind) if row not in as_weak]
+    unseeing = {model: unseen(model, tables) for model in ("rcnn+", CONTROL)}
+    as_weak = black_boxes(tables["1"].get(CONTROL, {}), unseeing[CONTROL])
+    sharper = [row for row in black_boxes(tables["1"]["rcnn+"], unseeing["rcnn+"]) if row not in as_weak]
+    strongest_blind, blindly = lowest(unseeing["rcnn+"])
     exact, through = lowest(
         {
             f"{row} of {table}": score
@@ -626,17 +638,30 @@ def gradients_are_not_masked(dataset: str, tables: Tables) -> Found:
         f"{said['transferred']:g} by examples made elsewhere, {said['blind']:g} by attacks that do not see the noise, "
         f"{said['adaptive']:g} by BPDA+EoT",
         f"{in_percent(transferred)} by examples made elsewhere, {in_percent(rows['pgd/static'])} by PGD that does not "
-        f"see the noise, {in_percent(through)} by gradients through it; on {where} {in_percent(square)} by random "
+        f"see the noise, {in_percent(blindly)} by the strongest such attack, {in_percent(through)} by gradients "
+        f"through it; on {where} {in_percent(square)} by random "
         f"search, {in_percent(least)} by gradients",
         f"black boxes that leave less than all gradients, beyond chance, by table: {'; '.join(found_there) or 'none'}; "
         f"not judged, for the table has no control to compare with: {', '.join(unjudged) or 'none'}; on {where}, "
         f"random search leaves {spelled(square)}, the strongest gradient {spelled(least)} ({gradient})"
-        f"{side_by_side(square, least)}; black boxes that leave less of rcnn+, and not of the control, than all of the "
-        f"paper's attacks that do not see the noise: {', '.join(sharper) or 'none'}; on rcnn+ under linf random search "
+        f"{side_by_side(square, least)}; black boxes that leave less of rcnn+, and not of the control, than all "
+        f"gradients that do not see the noise: {', '.join(sharper) or 'none'}; on rcnn+ under linf random search "
         f"leaves {spelled(searched['rcnn+']['rows']['square'])}, examples made elsewhere {spelled(transferred)}, PGD "
-        f"that does not see the noise {spelled(rows['pgd/static'])}, BPDA+EoT {spelled(rows['pgd/bpda-eot'])}, "
+        f"that does not see the noise {spelled(rows['pgd/static'])}, the strongest such attack {spelled(blindly)} "
+        f"({strongest_blind}), BPDA+EoT {spelled(rows['pgd/bpda-eot'])}, "
         f"gradients through the noise {spelled(through)} ({exact})",
     )
+
+
+def unseen(model: str, tables: Tables) -> dict[str, Score]:
+    """What gradients that do not see the noise of a model leave of it under linf, of all tables."""
+    columns = met_by(model, {table: dict(tables.get(table, {})) for table in OF_NORM["linf"]})
+    return {
+        f"{row} of {table}": found
+        for table, column in columns.items()
+        for row, found in standing_alone(column).items()
+        if row.endswith("/static")
+    }
 
 
 class Sign(NamedTuple):
@@ -663,20 +688,22 @@ def signs_of_masking(tables: Tables) -> Iterator[Sign]:
                 yield Sign(text, CONTROL in columns, row in weak)
 
 
-def black_boxes(column: Mapping[str, Any], against: Sequence[str] | None = None) -> list[str]:
-    """The rows without gradients of a column that leave less than every row with them, or `against`, beyond chance.
-
-    A row on the survivors of others is left out: what those broke is in it.
-    """
-    met = column.get("outcomes", {}).get("rows", {})
-    rows = {row: found for row, found in column.get("rows", {}).items() if met.get(row, {}).get("alone", True)}
-    gradients = [row for row in rows if "/" in row]  # such rows name their view
-    others = [rows[row] for row in (gradients if against is None else against) if row in rows]
+def black_boxes(column: Mapping[str, Any], against: Mapping[str, Score] | None = None) -> list[str]:
+    """The rows without gradients of a column that leave less than every row with them, or `against`, beyond chance."""
+    rows = standing_alone(column)
+    gradients = {row: found for row, found in rows.items() if "/" in row}  # such rows name their view
+    others = (gradients if against is None else against).values()
     return [
         row
         for row, found in rows.items()
         if row not in gradients and others and all(above(other, found) for other in others)
     ]
+
+
+def standing_alone(column: Mapping[str, Any]) -> dict[str, Score]:
+    """The rows of a column, without those on the survivors of others: what those broke is in them."""
+    met = column.get("outcomes", {}).get("rows", {})
+    return {row: found for row, found in column.get("rows", {}).items() if met.get(row, {}).get("alone", True)}
 
 
 def cheaper_training(dataset: str, tables: Tables) -> Found:

@@ -203,16 +203,20 @@ def _chosen(runs: Sequence[Ran], counted: set[str]) -> dict[str, Outcome]:
     """The strongest candidate of each image counted.
 
     One decision leans far by luck, where the mean of ten does not: only candidates that as many decisions chose are
-    compared. Each choice so made bounds from above what is left; of these two bounds the lower is taken, as of the
-    tables under one norm and of all three together, which is to lie below each.
+    compared. Where luck still chooses among many attacks, taking for all images the one that leans farthest over all of
+    them can be the better choice. Each choice so made bounds from above what is left; of these few bounds the lowest is
+    taken, as of the tables under one norm and of all three together, which is to lie below each.
     """
-    alike: dict[int, list[Row]] = {}
+    alike: dict[int, list[list[Outcome]]] = {}
     for run in runs:
-        alike.setdefault(run.choosing if run.random else 0, []).extend(run.rows)
-    choices = [
-        choose(([o for o in row.outcomes if o.image in counted] for row in rows), stochastic=runs[0].random)
-        for rows in alike.values()
-    ]
+        for row in run.rows:
+            met = [outcome for outcome in row.outcomes if outcome.image in counted]
+            alike.setdefault(run.choosing if run.random else 0, []).append(met)
+    choices = [choose(rows, stochastic=runs[0].random) for rows in alike.values()]
+    whole = [met for rows in alike.values() for met in rows if len(met) == len(counted)]
+    if runs[0].random and whole:
+        farthest = min(whole, key=lambda met: fsum(outcome.selection for outcome in met))
+        choices.append({outcome.image: outcome for outcome in farthest})
     return min(choices, key=lambda chosen: fsum(outcome.correct for outcome in chosen.values()))
 
 

@@ -142,8 +142,10 @@ def main() -> None:
         queue: multiprocessing.Queue[float] = context.Queue()
         process = context.Process(target=peak_megabytes, args=(name, given.batch, queue))
         process.start()
+        process.join()  # first: one that died has put nothing in, and would be waited for
+        if process.exitcode:
+            raise SystemExit(f"{name}: the process that measures memory ended with {process.exitcode}")
         print(f"{name}: {queue.get():.0f} MB more at the peak of one step")
-        process.join()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ on with the same command. --scale small takes fewer images, draws and steps wher
 the commands in the result files say what benchmarks/RESULTS.md took. A GPU is used if there is one. Full data sets
 have to be there: `rbfbench data` says where, and `rbfbench attack --dataset mnist --limit 1 --download` fetches one.
 Table 2 takes all models in one run, and --limit training images of each, in --rounds trainings of --epochs epochs.
-Writes benchmarks/results/table-TABLE-DATASET.json; benchmarks/results_page.py makes RESULTS.md of these files.
+Writes benchmarks/results/table-TABLE-DATASET.json; benchmarks/results_page.py makes RESULTS.md of these files. A column
+of the same name makes way, even if it was of more images; --results FOLDER keeps those that are shipped.
 
 --weights FOLDER takes models that benchmarks/train_models.py wrote there in place of the shipped ones, and keeps runs
 and results in it too, unless told otherwise: python benchmarks/results_page.py FOLDER/results makes their page.
@@ -77,7 +78,8 @@ COMPUTED = {"3": ("linf",), "3-l1": ("l1",), "3-l2": ("l2",), "union": NORMS}
 TRADED = {"7": ("linf", "cw"), "7-l1": ("l1", "ead"), "7-l2": ("l2", "cw-l2")}  # beside PGD and its transfer
 SURVIVORS = ("--suite", "autoattack", "--worst-case")  # as its authors run it: nothing random can be broken for sure
 UNSEEN = ("--gradient", "static", "--attack", "apgd-ce", "--attack", "apgd-t", "--attack", "fab-t")
-TARGETED = ("--gradient", "eot", "--objective", "mean-of-losses", "--attack", "apgd-t")
+THROUGH = ("--gradient", "eot", "--objective", "mean-of-losses")
+TARGETED = {"targeted": "apgd-t", "nearest": "fab-t"}  # what the suite for random models leaves out, through the noise
 UNSEEN_SMALL = ("--cap", "apgd-t/static=200", "--cap", "fab-t/static=200")
 TRANSFER = (
     *("--attack", "transfer", "--set", "transfer.loss=ce"),
@@ -265,12 +267,15 @@ def autoattacked(plan: Plan) -> Iterator[Job]:
     for model in plan.models:
         suite = ("--suite", "autoattack-rand") if model in RANDOM else SURVIVORS
         yield Job(model, plan.attack(model, AUTOATTACK[plan.table], "--passes", "10", *suite))
-    plain, small = plan._replace(scale="full"), plan.scale == "small"
-    blind = (*UNSEEN, *(UNSEEN_SMALL if small else ()))
-    through = (*TARGETED, *(("--eot-samples", "10", "--set", "apgd-t.targets=5") if small else ("--eot-samples", "20")))
-    for model in [model for model in plan.models if model in RANDOM]:  # whose suite leaves these out
-        for kind, words in {"static": blind, "targeted": through}.items():
-            yield Job(f"{model} {kind}", plain.attack(model, AUTOATTACK[plan.table], "--passes", "10", *words))
+    norm, plain, small = AUTOATTACK[plan.table], plan._replace(scale="full"), plan.scale == "small"
+    kinds: dict[str, tuple[str, ...]] = {"static": (*UNSEEN, *(UNSEEN_SMALL if small else ()))}
+    for kind, attack in TARGETED.items():
+        amount = ("--eot-samples", "10", "--set", f"{attack}.targets=5") if small else ("--eot-samples", "20")
+        kinds[kind] = (*THROUGH, "--attack", attack, *amount)
+    for model in [model for model in plan.models if model in RANDOM]:
+        for kind, words in kinds.items():
+            yield Job(f"{model} {kind}", plain.attack(model, norm, "--passes", "10", *words))
+        yield Job(f"{model} with known noise", plain.attack(model, norm, *SURVIVORS, scope="model"))
 
 
 def quick(plan: Plan) -> Iterator[Job]:
@@ -311,7 +316,6 @@ def run(job: Job, folder: Path, extra: Sequence[str]) -> dict[str, dict[str, Any
     out.mkdir(parents=True, exist_ok=True)
     words = [*map(from_here, job.words), *extra, *where]
     called([sys.executable, "-c", "from rbfbench.cli import main; main()", *words])
-    # A command that goes on took longer than its last run: certificates keep their own time, as attacks do.
     command = {"command": " ".join(["rbfbench", *job.words, *extra]), "wall_s": time.monotonic() - began}
     made = json.loads((out / job.document).read_text(encoding="utf-8"))
     if job.words[0] == "figure":
@@ -320,7 +324,7 @@ def run(job: Job, folder: Path, extra: Sequence[str]) -> dict[str, dict[str, Any
         return {job.name: kept | {"ratios": made["rows"], "environment": environment} | command}
     if job.words[0] == "sweep":
         points = {point["text"]: brief(point["run"], out / f"eps={point['text']}") for point in made["points"]}
-        return {f"{job.name.removesuffix(' bounds')} eps={text}": column | command for text, column in points.items()}
+        return {f"{job.name.removesuffix(' bounds')} eps={text}": command | column for text, column in points.items()}
     return {job.name: command | brief(made, out)}
 
 
@@ -335,6 +339,8 @@ def brief(document: dict[str, Any], folder: Path) -> dict[str, Any]:
         return origin | draws | found | {"outcomes": kept_radii(certificates)}
     fields = ("accuracy", "k", "n", "ci95", "wall_s")
     rows = {row["id"]: {name: row[name] for name in fields} for row in document["attacks"]}
+    # A command that goes on took longer than its last run: its rows keep their own time, as certificates do.
+    origin["wall_s"] = fsum(row["wall_s"] for row in rows.values())
     fired = {check["code"]: check["detail"] for check in document["checks"] if check["fired"]}
     column = origin | {
         "clean": document["clean"],
@@ -394,7 +400,8 @@ def together(norms: Sequence[str], results: Path, dataset: str, target: Path) ->
 
 def met_by(model: str, has: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The columns that belong to a model, of all tables that have it."""
-    names = [model, f"{model} static", f"{model} targeted", *(BY if model == "rcnn+" else ())]
+    kinds = ("static", *TARGETED)
+    names = [model, *(f"{model} {kind}" for kind in kinds), *(BY if model == "rcnn+" else ())]
     return {
         table if name == model else f"{table} ({name})": columns[name]
         for name in names
@@ -404,7 +411,13 @@ def met_by(model: str, has: dict[str, dict[str, Any]]) -> dict[str, dict[str, An
 
 
 def unchanged(column: dict[str, Any], found: dict[str, dict[str, Any]]) -> bool:
-    """Whether what a worst case was made of is what is there now: the same tables, weights and commits."""
+    """Whether what a worst case was made of is what is there now: the same tables, weights and commits.
+
+    Not where a table that it is not made of has found less: then it is no worst case.
+    """
+    outside = [each for table, each in found.items() if table not in column["tables"]]
+    if any(each["worst_case"]["accuracy"] < column["accuracy"] for each in outside):
+        return False
     of = [found[table] for table in column["tables"] if table in found]
     alike = {each["model_digest"] for each in of} == {column["model_digest"]}
     return len(of) == len(column["tables"]) and alike and joint(of, "git") == column["environment"]["git"]
@@ -486,7 +499,7 @@ def asked(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("table", choices=["2", *COMMANDS, *COMPUTED, "all"])
     parser.add_argument("--dataset", choices=list(RADII), default="mnist")
     parser.add_argument("--scale", choices=["full", "small"], default="full")
-    parser.add_argument("--models", default=",".join(MODELS), help="those to run now; the others' columns stay")
+    parser.add_argument("--models", default=",".join(MODELS), help="those to run now; other columns stay")
     parser.add_argument("--limit", type=int, help="images (default 1000; with --scale small of each table its own)")
     parser.add_argument("--draws", type=int, help="of a certificate (default 50000; with --scale small 2000)")
     parser.add_argument("--epochs", type=int, help="of each training that table 2 times (default 2)")
@@ -545,17 +558,12 @@ def main() -> None:
         columns = together(COMPUTED[table], given.results, dataset, target)
         write(target, {**results, "columns": {name: {"command": command} | each for name, each in columns.items()}})
         return
-    kept = set(given.models) < set(MODELS)
-    if kept and target.is_file():
-        read(target)  # a damaged one is told now, not after hours of work
+    columns_of(target)  # a damaged one is told now, not after hours of work
     for job in given.jobs:
         made = run(job, given.work / f"{table}-{dataset}-{given.limit}", given.extra)
-        if kept and target.is_file():  # read anew each time: another run may have written its models meanwhile
-            results = read(target)
-        kept = True
-        results["columns"] = merged(results["columns"], made, target)
-        write(target, results)
-        print(f"{job.name}: {next(iter(made.values()))['wall_s']:.0f} s", flush=True)
+        # Read anew each time: another run may have written its models meanwhile.
+        write(target, {**results, "columns": merged(columns_of(target), made, target)})
+        print(f"{job.name}: {fsum(column['wall_s'] for column in made.values()):.0f} s", flush=True)
 
 
 def merged(columns: dict[str, Any], made: dict[str, Any], target: Path) -> dict[str, Any]:
@@ -570,7 +578,7 @@ def merged(columns: dict[str, Any], made: dict[str, Any], target: Path) -> dict[
             seen[column["data_digest"]] = max(seen.get(column["data_digest"], []), images, key=len)
     ordered = sorted(seen.values(), key=len)
     if not all(less and more[: len(less)] == less for less, more in pairwise(ordered)):
-        raise SystemExit(f"{target} holds columns of other images: give the same --limit, or run all models anew")
+        raise SystemExit(f"{target} holds columns of other images: give the same --limit, or another --results")
     return both
 
 

@@ -42,6 +42,7 @@ from training_time import taken_by, to_equal_accuracy
 
 from rbfbench.defenses import shipped_path
 from rbfbench.errors import LoadError
+from rbfbench.training.recipes import RECIPES, noise_of
 
 VERDICTS = (REPRODUCED, PARTLY, NOT, UNSURE, UNTESTED)
 DATASETS = ("mnist", "cifar10")
@@ -103,20 +104,21 @@ GUIDE = """\
 - The columns of one table are of the same images, or of the first of them ("images" says how many), and on one data
   set of one classifier. "n" beside a cell says where a row took fewer images than its column: random models answer
   slowly. The first images are easier than the next: compare columns of different n by the claims above, which do so
-  image by image.
+  image by image where that was kept.
 - `/static` follows gradients with the noise switched off. `/bpda-eot` is the paper's adaptive attack: it looks through
   drawn noise, and back as if there were none. `/eot` follows the exact gradient through drawn noise. `transfer`
   carries over what was made on `cnn`. Every candidate is scored with fresh noise, 10 decisions of 10 passes each (3 in
   the quick run).
 - AutoAttack has a suite of its own for random models, of untargeted attacks. What it runs on the others they meet made
-  without the noise in the column "static", and its targeted APGD through the noise in the column "targeted", where they
-  are there; FAB has not looked through noise.
+  without the noise in the column "static", and its targeted APGD and FAB through the noise in the columns "targeted"
+  and "nearest", where they are there.
 - In a **worst case** each image meets the strongest attack of its table, examples made on other models included; in
   Table III and the union, of all tables. On a random model it is over the images that every attack through the noise
   has met, and each image's strongest candidate is chosen by some decisions and scored by others, so that luck does not
   pass for strength: it may end a little above its strongest row, the more so the fewer decisions chose. In Table III
   and the union, "of tables" says whose attacks are in it, and how many decisions chose in those; where some chose by
-  ten and some by one, they are not mixed, and the choice that leaves less counts. DAA, SPSA, Square and the attacks
+  ten and some by one, they are not mixed, and the choice that leaves less counts, or, where it leaves less still, the
+  one attack that by those decisions is the strongest on all images together. DAA, SPSA, Square and the attacks
   that look for the nearest example count for the images they ran on.
 - **null control**: unattacked images, chosen among copies and scored by the same rule; it must stand at clean.
 - **fired** checks: `black-box-stronger`, attacks without gradients broke more than those with, on the same images;
@@ -158,8 +160,10 @@ def claimed(results: list[dict[str, Any]], models: str) -> Iterator[str]:
         "One accuracy is higher than another where an exact sign-flip test over the images that both are on says so\n"
         f"at {100 * ALPHA:g}%. It is not higher where the test says the contrary, or where the 95% interval of their\n"
         f"difference ends below {100 * SMALL:g} points; it is no worse where that interval begins above\n"
-        f"-{100 * MARGIN:g}; else it is undecided. A number of the paper is reached where it does not lie above our\n"
-        "interval. That a model is robust, or as robust as adversarial training, is judged by the better of the one\n"
+        f'-{100 * MARGIN:g}; else it is undecided. Where it was not kept what is left of each image ("not image by\n'
+        'image"), the interval of the difference decides all of it. Each comparison is at that level by itself: among\n'
+        "so many, some go wrong. A number of the paper is reached where it does not lie above our interval. That a\n"
+        "model is robust, or as robust as adversarial training, is judged by the better of the one\n"
         f"here and the one with its authors' constants. The verdicts are on {models}, one\n"
         "training of each.\n\n"
         'Under "here" stands what all attacks together leave, in percent, unless it says otherwise; under "paper"\n'
@@ -267,12 +271,19 @@ def radius(table: str, dataset: str) -> str:
 def timed(dataset: str, columns: dict[str, Any]) -> Iterator[str]:
     """Seconds an epoch and until equal accuracy, in units of rcnn+, beside the paper's."""
     said, ours = TRAINING[dataset], columns["rcnn+"]
+    noise = noise_of("default", dataset, RECIPES["rcnn+"])
+    fewer = ""
+    if noise and noise.stored:
+        fewer = (
+            f" The noise of rcnn+ is made for {noise.stored:,} images, as its recipe here has it; the paper's for all."
+        )
     yield (
         f"Scaled from {ours['images']} to all {ours['of']} training images; an epoch is the median of "
         f"{len(ours['epoch_s'])}, with their range. What is done once leaves out the training of the model that makes "
         "the noise of rcnn+, an rcnn, and its filters. The last column is time in epochs until as many held-out images "
         "are right without attack as this recipe and rcnn+ both came to, and that accuracy: the median over rounds, a "
-        "training of each in turn, of which those count where both came to 50%.\n"
+        "training of each in turn, of which those count where both came to "
+        f"{100 * HALF:.0f}%, if they are most of them.{fewer}\n"
     )
     yield "| | seconds an epoch | over rcnn+ | paper | seconds once | paper | to equal accuracy, over rcnn+ |"
     yield "|---|---|---|---|---|---|---|"
@@ -281,6 +292,7 @@ def timed(dataset: str, columns: dict[str, Any]) -> Iterator[str]:
         epochs = f"{middle:.0f} ({low:.0f} to {high:.0f}) | {middle / median(ours['epoch_s']):.2f}"
         ratio, once = (f"{said[name][1] / said['rcnn+'][1]:.2f}", f"{said[name][2]:g}") if name in said else ("", "")
         alike = to_equal_accuracy(column, ours, HALF)
+        alike = alike if alike and 2 * alike.rounds > alike.of else None
         equal = f"{alike.ratio:.2f} ({100 * alike.accuracy:.0f}%), {alike.rounds} of {alike.of}" if alike else ""
         yield f"| {name} | {epochs} | {ratio} | {column['besides_s']:.0f} | {once} | {equal} |"
     yield (
@@ -462,7 +474,8 @@ def provenance(columns: dict[str, Any]) -> Iterator[str]:
 def where(column: dict[str, Any]) -> str:
     """Hardware, versions and commit."""
     made = column["environment"]
-    return f"{made['device']}, {made['threads']} threads, torch {made['torch']}, commit {made['git']}"
+    threads = "1 thread" if str(made["threads"]) == "1" else f"{made['threads']} threads"
+    return f"{made['device']}, {threads}, torch {made['torch']}, commit {made['git']}"
 
 
 def results(folder: Path = RESULTS) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from rbfbench.training.recipes import RECIPES, adversary_of, noise_of, schedule_
 from rbfbench.training.trainer import TrainSpec, model_digest, train
 
 CARD = re.compile(
-    r"^(?P<epochs>\d+) epochs in (?P<minutes>[\d.]+) minutes on (?P<device>.*?), (?P<threads>\d+) threads.*\n"
+    r"^(?P<epochs>\d+) epochs? in (?P<minutes>[\d.]+) minutes on (?P<device>.*?), (?P<threads>\d+) threads?.*\n"
     r"(?:It started from a model of (?P<before>\d+) epochs)?",
     re.MULTILINE,
 )

@@ -312,8 +312,8 @@ def test_each_claim_shows_the_papers_number_and_ours():
     )
     assert gradients == (
         "90.5 (85.6 to 93.8) by examples made elsewhere, 94.9 (90.9 to 97.2) by PGD that does not see the noise, "
-        "88.4 (83.2 to 92.1) by gradients through it; on rcnn+ 99.0 (96.4 to 99.7) by random search, 88.4 (83.2 to "
-        "92.1) by gradients"
+        "91.1 (86.3 to 94.3) by the strongest such attack, 88.4 (83.2 to 92.1) by gradients through it; on "
+        "rcnn+ 99.0 (96.4 to 99.7) by random search, 88.4 (83.2 to 92.1) by gradients"
     )
     training = shown["training costs a fraction of adversarial training by PGD, with the steps that its authors take"]
     ours = "8.2 times, 6.1 with the rcnn that makes its noise here"
@@ -425,6 +425,8 @@ def test_worst_cases_are_compared_on_the_images_that_both_are_on():
     assert (one["accuracy"], other["accuracy"], one["n"], other["n"]) == (1.0, 1.0, 20, 20)
     assert claims.side_by_side(few, many) == " (on the 20 images of both 100.0 against 100.0)"
     assert claims.side_by_side(few, few) == ""
+    assert claims.side_by_side(few, scored(20, 200)) == " (not image by image)", "of the second nothing more is kept"
+    assert claims.side_by_side(scored(9, 20), scored(9, 20)) == " (not image by image)"
     elsewhere = left({f"other {i}": 0.0 for i in range(20)})
     assert claims.above(few, elsewhere) is claims.no_worse(few, elsewhere) is None, "no image in common"
 
@@ -494,7 +496,9 @@ def test_certificates_of_two_defences_are_compared_at_equal_noise_and_both_with_
         tables["6"][f"{name} sigma=0.2 n=50000"] = certificate(50_000, 0.7, near, 0)
     found = {each.claim: each for each in claims.judged("mnist", tables)}[claim]
     assert found.paper == "98 (sigma 0.3) and 94.7 at sigma 0.2, radius 0.5"
-    assert found.here.startswith("rcnn+ 90.0 (82.6 to 94.5), rcnn 80.0 (71.1 to 86.7) there; higher in 2 of 2")
+    assert found.here.startswith(
+        "rcnn+ without its own noise 90.0 (82.6 to 94.5), rcnn 80.0 (71.1 to 86.7) there; higher in 2 of 2"
+    )
     assert (
         "rcnn at sigma 0.2, by 50,000 draws as in the paper: 80.0 (71.1 to 86.7, n 100) to radius 0.5 (paper 94.7)"
         in (found.evidence)
@@ -534,7 +538,13 @@ def test_what_breaks_a_claim_is_named():
     one = tables | {"1": tables["1"] | {"rcnn+": through}}
     found = {each.claim: each for each in claims.judged("mnist", one)}["the layers do not mask gradients"]
     assert found.verdict == "partly", "one row with gradients does as well, but none that does not see the noise"
-    assert "than all of the paper's attacks that do not see the noise: transfer-pgd;" in found.evidence
+    assert "than all gradients that do not see the noise: transfer-pgd;" in found.evidence
+    suite = {"rcnn+ static": {"rows": {"apgd-t/static": scored(20)}, "checks": {}}}
+    found = {each.claim: each for each in claims.judged("mnist", one | {"autoattack": suite})}
+    found = found["the layers do not mask gradients"]
+    assert found.verdict == "reproduced", "what the paper judges by is weak, not masked"
+    assert "than all gradients that do not see the noise: none;" in found.evidence
+    assert "10.0 (6.6 to 14.9, n 200) (apgd-t/static of autoattack (rcnn+ static))" in found.evidence
     other = {"rows": {"pgd/static": scored(60), "square": scored(18)}, "checks": {}}
     weak["1"] = weak["1"] | {"cnn-ls-noise": other}
     assert verdicts("mnist", weak)["the layers do not mask gradients"] == "not reproduced", "another black box"
@@ -635,7 +645,7 @@ def test_certificates_are_compared_at_the_most_draws_that_both_had():
     both = judge(few | many)
     assert both.verdict == "partly"
     assert "radius 0.5, 50,000 draws: rcnn+ 60.0" in both.evidence, "the better of two at each radius"
-    assert "radius 1, 50,000 draws: rcnn+ 20.0" in both.evidence
+    assert "radius 1, 50,000 draws: rcnn+ without its own noise 20.0" in both.evidence
     assert "2,000 draws: rcnn+" not in both.evidence
     # Whose draws are different in number is not compared: a column alone decides nothing.
     assert judge(few | {"rcnn+ sigma=0.3 n=50000": certificate(50_000, 1.1, 0, 0)}).verdict == "reproduced"
@@ -716,10 +726,14 @@ def test_random_models_meet_targeted_attacks_through_their_noise_too():
     for scale, amounts in {"small": "--eot-samples 10 --set apgd-t.targets=5", "full": "--eot-samples 20"}.items():
         given = reproduce.asked(["autoattack-l2", "--dataset", "mnist", "--scale", scale, "--models", "cnn,rcnn+"])
         words = {job.name: " ".join(job.words) for job in given.jobs}
-        assert set(words) == {"cnn", "rcnn+", "rcnn+ static", "rcnn+ targeted"}
-        assert words["rcnn+ targeted"].endswith(
-            f"--passes 10 --gradient eot --objective mean-of-losses --attack apgd-t {amounts}"
-        )
+        kinds = {"static", "targeted", "nearest", "with known noise"}
+        assert set(words) == {"cnn", "rcnn+", *(f"rcnn+ {kind}" for kind in kinds)}
+        through = "--passes 10 --gradient eot --objective mean-of-losses"
+        assert words["rcnn+ targeted"].endswith(f"{through} --attack apgd-t {amounts}")
+        assert words["rcnn+ nearest"].endswith(f"{through} --attack fab-t {amounts.replace('apgd-t', 'fab-t')}")
+        known = words["rcnn+ with known noise"]
+        assert "--noise-scope model" in known
+        assert known.endswith("--suite autoattack --worst-case")
 
 
 def test_columns_without_a_number_of_the_paper_have_a_page():
@@ -772,7 +786,7 @@ def test_the_readme_says_how_short_the_trainings_were():
     epochs = {dataset: each.epochs + (each.before or 0) for dataset, each in taken.items()}
     theirs = {dataset: paper.TRAINING[dataset]["rcnn+"][0] for dataset in results_page.DATASETS}
     assert (
-        f"models of {epochs['mnist']} epochs on MNIST, where the paper's took {theirs['mnist']}, and on CIFAR-10 of a "
+        f"of {epochs['mnist']} epochs on MNIST, where the paper's took {theirs['mnist']}, and on CIFAR-10 of a "
         f"smaller net and {epochs['cifar10']} epochs, where it took {theirs['cifar10']}"
     ) in said
 
@@ -1011,6 +1025,16 @@ def test_candidates_that_were_not_verified_come_back_as_such():
     both = outcomes.worst_of([chosen, outcomes.ran(verified | {"outcomes": other})])
     assert both["choosing"] == [1, 10]
     assert both["images"] == {"0:a": 0.2, "1:b": 1.0}, "1.2 of the second run in all, 1.5 of the first: no mixture"
+    lucky = {"farther": ("0 0", "-0.5 -0.4"), "lucky once": ("1 1", "-0.6 0.9")}
+    rows = {id: row | {"correct": left, "selection": leaning} for id, (left, leaning) in lucky.items()}
+    for id, (left, _) in lucky.items():
+        one = {"passes": 10, "images": "0:a 1:b", "rows": {id: rows[id]}}
+        assert outcomes.worst_of([outcomes.ran(column | {"rows": {id: {"wall_s": 2.0}}, "outcomes": one})])[
+            "accuracy"
+        ] == float(left.split()[0])
+    two, walls = {"passes": 10, "images": "0:a 1:b", "rows": rows}, {id: {"wall_s": 2.0} for id in rows}
+    found = outcomes.worst_of([outcomes.ran(column | {"rows": walls, "outcomes": two})])
+    assert found["images"] == {"0:a": 0.0, "1:b": 0.0}, "for all images the attack that leans farther over all of them"
     plain = outcomes.ran(column | {"null_attack": None})
     assert outcomes.worst_of([plain])["choosing"] == [], "without noise there is no choice"
 
@@ -1067,6 +1091,7 @@ def test_what_has_not_run_is_named_and_nothing_is_lost(tmp_path, capsys):
     assert "cnn is left out: table 1, beyond-linf, autoattack has not run for it" in capsys.readouterr().err
     attacked(tmp_path / "run", "cnn", "--limit", "5", "--eps", "0.1", "--attack", "fgsm")
     column = column_of(tmp_path / "run")
+    assert column["wall_s"] == column["rows"]["fgsm/static"]["wall_s"] > 0, "however often it was killed"
     for table in reproduce.OF_NORM["linf"]:
         add(tmp_path, table, "cnn", column)
     found = together(("linf",), tmp_path)
@@ -1079,6 +1104,11 @@ def test_what_has_not_run_is_named_and_nothing_is_lost(tmp_path, capsys):
     add(tmp_path, "union", "cnn", found["cnn"])
     assert together(("linf",), tmp_path) == found, "nothing newer is there to say of it"
     assert "cnn stands as it was: table beyond-linf keeps no outcomes of it" in capsys.readouterr().err
+    less = column | {"worst_case": column["worst_case"] | {"accuracy": found["cnn"]["accuracy"] - 0.1}}
+    add(tmp_path, "beyond-linf", "cnn static", less)
+    with pytest.raises(SystemExit, match="run them first"):
+        together(("linf",), tmp_path)
+    assert "cnn is left out" in capsys.readouterr().err, "a table that it is not made of found less"
     for other in ({"model_digest": "of other weights"}, {"environment": {"git": "of another commit"}}):
         add(tmp_path, "beyond-linf", "cnn", bare | other)
         with pytest.raises(SystemExit, match="run them first"):
@@ -1493,6 +1523,19 @@ def test_models_that_run_at_once_keep_each_others_columns(tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *words])
     reproduce.main()
     assert set(json.loads(target.read_text())["columns"]) == {"cnn", "madry", "other cnn", "other madry"}
+
+
+def test_what_is_run_again_takes_the_place_of_its_column_alone(tmp_path, monkeypatch):
+    """With all models too: some columns were hours of work, or have names that the command line does not make."""
+    target = tmp_path / "table-quick-mnist.json"
+    before = {"cnn": {"wall_s": 2.0}, "cnn sigma=0.3 n=50000": {"wall_s": 3.0}}
+    reproduce.write(target, {"table": "quick", "dataset": "mnist", "columns": before})
+    monkeypatch.setattr(reproduce, "run", lambda job, folder, extra: {job.name: {"wall_s": 1.0}})
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "quick", "--dataset", "mnist", "--results", str(tmp_path)])
+    reproduce.main()
+    columns = json.loads(target.read_text())["columns"]
+    assert set(columns) > {"cnn", "madry", "rcnn+", "cnn sigma=0.3 n=50000"}
+    assert (columns["cnn"]["wall_s"], columns["cnn sigma=0.3 n=50000"]["wall_s"]) == (1.0, 3.0)
 
 
 def test_words_after_two_dashes_are_for_the_commands():
