@@ -1,17 +1,23 @@
-"""What the scripts here share: how they end, the commands that they call, and the folders that they write into."""
+"""What the scripts here share: how they end, what they call, where they write, and what they say of themselves."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import msgspec
+import torch
 
 from rbfbench.cli import INTERRUPTED
 from rbfbench.errors import RbfbenchError, UsageError
+from rbfbench.evaluation.environment import describe_environment
 
 PATIENCE = 5.0  # seconds, for a command to end in order after a Ctrl-C that went to it too
 
@@ -53,6 +59,21 @@ def called(program: Sequence[str]) -> None:
                 raise
     if code:
         raise SystemExit(code)
+
+
+def origin(began: float, seed: int) -> dict[str, Any]:
+    """What a result file names beside its numbers, of a script that ends now: command, seed, seconds, and on what.
+
+    Args:
+        began: `time.monotonic()` at its beginning.
+        seed: Of everything random in it.
+    """
+    return {
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "seed": seed,
+        "wall_s": time.monotonic() - began,
+        "environment": msgspec.to_builtins(describe_environment(torch.device("cpu"))),
+    }
 
 
 def make_folder(option: str, folder: Path) -> None:
