@@ -78,6 +78,41 @@ def test_certified_radii_of_a_half_space_are_below_its_distance(device):
     assert done.certified[0].k + done.abstained <= 40
 
 
+def smoothed_attack(model: nn.Module, x: Tensor, label: int, radius: float, sigma: float) -> Tensor:
+    """The point of the l2 sphere that gradients of the smoothed class probability find (arXiv 1906.04584, Eq. 6)."""
+    generator = torch.Generator().manual_seed(1)
+    delta = 1e-3 * torch.randn(x.shape, generator=generator)
+    for _ in range(15):
+        delta.requires_grad_()
+        noise = sigma * torch.randn(64, *x.shape[1:], generator=generator)
+        lost = -model(x + delta + noise).softmax(1)[:, label].mean().log()
+        (gradient,) = torch.autograd.grad(lost, delta)
+        delta = delta.detach() + radius * gradient / gradient.norm()
+        delta = radius * delta / delta.norm()
+    return x + delta
+
+
+def test_no_attack_on_the_smoothed_model_wins_within_its_certificates():
+    """The theorem holds in all of space: the attack is not bound to the box. Outside, it does win."""
+    images, sigma, n = digits(16), 0.25, 1000
+    model = rbfbench.load_model("cnn", "digits").eval().requires_grad_(False)
+    target = inspect(model, "cnn", images, CPU)
+    done = certify(target, images, spec(sigma=sigma, n=n))
+    certified = [(i, each) for i, each in enumerate(done.certificates) if each.radius > 0]
+    assert len(certified) >= 10
+
+    def answer(i: int, x: Tensor) -> int:
+        keys = Keys.of(images.ids, 0)[slice(i, i + 1)].fold("afterwards")
+        return int(counts(target, x, keys, n=n, sigma=sigma).argmax())
+
+    lost = 0
+    for i, each in certified:
+        x = images.batch(i, i + 1)[0]
+        assert answer(i, smoothed_attack(model, x, each.prediction, 0.99 * each.radius, sigma)) == each.prediction
+        lost += answer(i, smoothed_attack(model, x, each.prediction, 4 * each.radius, sigma)) != each.prediction
+    assert lost >= len(certified) / 2, "the attack is one"
+
+
 def test_choosing_and_counting_use_different_draws():
     images = two_classes(1)
     target = inspect(HalfSpace(float(images.batch(0, 1)[0].mean())), "toy", images, CPU)
