@@ -77,7 +77,8 @@ OF_NORM = {
 COMPUTED = {"3": ("linf",), "3-l1": ("l1",), "3-l2": ("l2",), "union": NORMS}
 TRADED = {"7": ("linf", "cw"), "7-l1": ("l1", "ead"), "7-l2": ("l2", "cw-l2")}  # beside PGD and its transfer
 SURVIVORS = ("--suite", "autoattack", "--worst-case")  # as its authors run it: nothing random can be broken for sure
-UNSEEN = ("--gradient", "static", "--attack", "apgd-ce", "--attack", "apgd-t", "--attack", "fab-t")
+GRADIENTS = ("--attack", "apgd-ce", "--attack", "apgd-t", "--attack", "fab-t")  # of AutoAttack
+UNSEEN, KNOWN = ("--gradient", "static", *GRADIENTS), ("--gradient", "eot", *GRADIENTS)
 THROUGH = ("--gradient", "eot", "--objective", "mean-of-losses")
 TARGETED = {"targeted": "apgd-t", "nearest": "fab-t"}  # what the suite for random models leaves out, through the noise
 UNSEEN_SMALL = ("--cap", "apgd-t/static=200", "--cap", "fab-t/static=200")
@@ -275,7 +276,7 @@ def autoattacked(plan: Plan) -> Iterator[Job]:
     for model in [model for model in plan.models if model in RANDOM]:
         for kind, words in kinds.items():
             yield Job(f"{model} {kind}", plain.attack(model, norm, "--passes", "10", *words))
-        yield Job(f"{model} with known noise", plain.attack(model, norm, *SURVIVORS, scope="model"))
+        yield Job(f"{model} with known noise", plain.attack(model, norm, "--worst-case", *KNOWN, scope="model"))
 
 
 def quick(plan: Plan) -> Iterator[Job]:
