@@ -1173,12 +1173,24 @@ def test_tables_over_tables_are_what_their_files_say(table, dataset):
         assert json.loads(json.dumps(column)) == {name: part for name, part in shipped[model].items() if name in column}
 
 
+ORIGIN = {"command", "seed", "environment", "wall_s"}
+
+
+def test_what_is_compared_with_other_libraries_says_where_it_comes_from():
+    found = json.loads((BENCHMARKS / "results" / "parity.json").read_text(encoding="utf-8"))
+    assert set(found) == {"iterates", "distances", "autoattack"}
+    for part in found.values():
+        assert set(part) >= ORIGIN
+        assert set(part["environment"]) >= {"rbfbench", "torch", "git", "device", "threads"}
+        assert "dirty" not in part["environment"]["git"]
+
+
 def test_every_result_says_where_it_comes_from():
     files = sorted((BENCHMARKS / "results").glob("table-*.json"))
     assert files
     for file in files:
         for name, column in json.loads(file.read_text(encoding="utf-8"))["columns"].items():
-            assert {"command", "seed", "environment", "wall_s"} <= set(column), (file.name, name)
+            assert set(column) >= ORIGIN, (file.name, name)
             assert {"git", "torch", "python", "rbfbench", "device", "threads"} <= set(column["environment"])
             assert "dirty" not in column["environment"]["git"], (file.name, name)
             paths = [word for word in column["command"].split() if word.startswith(("/", "~"))]
