@@ -716,11 +716,10 @@ def cheaper_training(dataset: str, tables: Tables) -> Found:
     total = {name: paper[name][0] * epoch[name] + table[name]["besides_s"] for name in ("madry", "rcnn", "rcnn+")}
     said = {name: epochs * seconds + once for name, (epochs, seconds, once) in paper.items()}
     alike = to_equal_accuracy(table["madry"], table["rcnn+"], HALF)
-    most = alike is not None and 2 * alike.rounds > alike.of
     equal = (
         f"until {100 * alike.accuracy:.0f}% of held-out images are right, {alike.ratio:.1f} in time in epochs (in "
         f"{alike.rounds} of {alike.of} rounds)"
-        if alike and most
+        if alike and alike.tells
         else f"both came to an accuracy above {100 * HALF:.0f}% in {alike.rounds if alike else 0} of "
         f"{len(table['madry']['rounds'])} rounds, so that equal accuracy was not compared"
     )
@@ -732,7 +731,7 @@ def cheaper_training(dataset: str, tables: Tables) -> Found:
     # The paper's rcnn+ makes its noise itself; filters are fitted once, for the rcnn here.
     without, alone = total["rcnn+"] + table["rcnn"]["besides_s"], total["rcnn+"] + total["rcnn"]
     return Found(
-        verdict(ratio > 2, total["madry"] / alone > 2, *((alike.ratio > 2,) if alike and most else ())),
+        verdict(ratio > 2, total["madry"] / alone > 2, *((alike.ratio > 2,) if alike and alike.tells else ())),
         f"{said['madry'] / said['rcnn+']:.1f} times",
         f"{total['madry'] / without:.1f} times, {total['madry'] / alone:.1f} with the rcnn that makes its noise here",
         f"madry with {adversary.steps if adversary else 0} steps a batch over rcnn+: {ratio:.1f} in time an epoch "

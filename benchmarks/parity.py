@@ -28,6 +28,7 @@ from torch import Tensor, nn
 import rbfbench
 from rbfbench.attacks import load_suite
 from rbfbench.attacks.norms import NORMS, SHRINK  # ours aim a hair inside eps: here at eps itself
+from rbfbench.evaluation.environment import describe_environment
 
 RESULT = Path(__file__).parent / "results" / "parity.json"
 SEED = 0
@@ -278,13 +279,14 @@ def main() -> None:
         "model": f"{given.dataset} cnn, as shipped",
         "images": f"{images.source}, the first {given.images}",
     }
+    environment = describe_environment(torch.device("cpu"))
     for part in given.part or ("iterates", "distances", "autoattack"):
         began = time.monotonic()
         if part == "autoattack":
             rows: Any = [autoattack(model, x, y, norm=norm, eps=eps) for norm, eps in AUTOATTACK]
         else:
             rows = {"iterates": iterates, "distances": distances}[part](model, x, y)
-        results[part] = made | origin(began, SEED) | {"rows": rows}
+        results[part] = made | origin(began, SEED, environment) | {"rows": rows}
         RESULT.write_text(json.dumps(results, indent=1) + "\n")
         for row in rows:
             print(part, json.dumps(row))

@@ -292,8 +292,8 @@ def timed(dataset: str, columns: dict[str, Any]) -> Iterator[str]:
         epochs = f"{middle:.0f} ({low:.0f} to {high:.0f}) | {middle / median(ours['epoch_s']):.2f}"
         ratio, once = (f"{said[name][1] / said['rcnn+'][1]:.2f}", f"{said[name][2]:g}") if name in said else ("", "")
         alike = to_equal_accuracy(column, ours, HALF)
-        alike = alike if alike and 2 * alike.rounds > alike.of else None
-        equal = f"{alike.ratio:.2f} ({100 * alike.accuracy:.0f}%), {alike.rounds} of {alike.of}" if alike else ""
+        shown = alike and alike.tells
+        equal = f"{alike.ratio:.2f} ({100 * alike.accuracy:.0f}%), {alike.rounds} of {alike.of}" if shown else ""
         yield f"| {name} | {epochs} | {ratio} | {column['besides_s']:.0f} | {once} | {equal} |"
     yield (
         "\nWhat the models that are shipped took, by their cards: minutes times threads on machines that did other "

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
-import torch
 
 from rbfbench.cli import INTERRUPTED
 from rbfbench.errors import RbfbenchError, UsageError
-from rbfbench.evaluation.environment import describe_environment
+from rbfbench.results.records import Environment
 
 PATIENCE = 5.0  # seconds, for a command to end in order after a Ctrl-C that went to it too
 
@@ -61,18 +60,19 @@ def called(program: Sequence[str]) -> None:
         raise SystemExit(code)
 
 
-def origin(began: float, seed: int) -> dict[str, Any]:
+def origin(began: float, seed: int, environment: Environment) -> dict[str, Any]:
     """What a result file names beside its numbers, of a script that ends now: command, seed, seconds, and on what.
 
     Args:
         began: `time.monotonic()` at its beginning.
         seed: Of everything random in it.
+        environment: As it was then: results that were written since are changes of the checkout.
     """
     return {
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "seed": seed,
         "wall_s": time.monotonic() - began,
-        "environment": msgspec.to_builtins(describe_environment(torch.device("cpu"))),
+        "environment": msgspec.to_builtins(environment),
     }
 
 

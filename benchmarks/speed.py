@@ -22,6 +22,7 @@ from scripts import origin
 from torch import Tensor, nn
 
 import rbfbench
+from rbfbench.evaluation.environment import describe_environment
 
 RESULT = Path(__file__).parent / "results" / "speed.json"
 SEED = 0
@@ -176,7 +177,7 @@ def main() -> None:
     images = rbfbench.load_data(given.dataset)
     x, y = images.batch(0, given.images)
     model = rbfbench.load_model("cnn", given.dataset)
-    began = time.monotonic()
+    began, environment = time.monotonic(), describe_environment(torch.device("cpu"))
     earlier = json.loads(RESULT.read_text()) if given.case and RESULT.exists() else {}
     results: dict[str, Any] = {
         "model": f"{given.dataset} cnn, as shipped",
@@ -192,7 +193,7 @@ def main() -> None:
     if not given.case or "restarts" in given.case:
         results["restarts"] = restarts(model, x, y)
         print("restarts", json.dumps(results["restarts"]))
-    RESULT.write_text(json.dumps(results | origin(began, SEED), indent=1) + "\n")
+    RESULT.write_text(json.dumps(results | origin(began, SEED, environment), indent=1) + "\n")
 
 
 if __name__ == "__main__":

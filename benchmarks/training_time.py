@@ -203,6 +203,11 @@ class Alike(NamedTuple):
     rounds: int
     of: int
 
+    @property
+    def tells(self) -> bool:
+        """Whether these are most of the rounds."""
+        return 2 * self.rounds > self.of
+
 
 def to_equal_accuracy(column: dict[str, Any], other: dict[str, Any], least: float) -> Alike | None:
     """Time of a recipe over that of another until the highest held-out accuracy that both came to, round by round.
