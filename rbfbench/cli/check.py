@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -95,12 +96,12 @@ def check(**given: Any) -> None:  # noqa: ANN401  (click passes the options decl
         alpha=given["alpha"],
         floors=floors,
     )
-    try:
+    # The verdict stands where the reader of our output went away, as click and rich say it.
+    with suppress(BrokenPipeError, SystemExit):
         _print(given, gate)
-    finally:  # the verdict stands where the reader of our output went away
-        _keep(given, gate)
-        if not gate.passed:
-            raise click.exceptions.Exit(1)
+    _keep(given, gate)
+    if not gate.passed:
+        raise click.exceptions.Exit(1)
 
 
 def _answers_the_gate(run: Run) -> None:
