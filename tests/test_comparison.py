@@ -13,10 +13,10 @@ from scipy import stats
 from test_summary import clean_error, row_of, sample
 
 from rbfbench.errors import IncomparableError
-from rbfbench.reporting.compare_table import compare_table, rendered
+from rbfbench.reporting.compare_table import compare_table, reading, rendered
 from rbfbench.results.comparison import Comparison, Result, compare_runs
 from rbfbench.results.intervals import score
-from rbfbench.results.records import Environment, Run
+from rbfbench.results.records import Check, Environment, Run
 
 N = 20
 
@@ -94,6 +94,18 @@ def test_the_union_over_norms_is_taken_image_by_image() -> None:
     assert (union.differences[1].better, union.differences[1].worse) == (3, 1)
 
 
+def test_reasons_to_distrust_a_model_stand_beside_its_numbers() -> None:
+    doubt = [
+        Check(code="zero-gradient", fired=True, detail="none"),
+        Check(code="probabilities", fired=False, detail=""),
+    ]
+    masked = result("b", SECOND)
+    masked = Result(msgspec.structs.replace(masked.run, checks=doubt), masked.samples, masked.where, masked.model)
+    both = compare_runs([result("a", FIRST), masked])
+    assert both.checks == ["b, linf: zero-gradient: none"]
+    assert "! check b, linf: zero-gradient: none" in reading(both)
+
+
 def test_an_attack_that_one_model_has_no_view_for_leaves_its_cell_empty() -> None:
     both = compare_runs([result("a", FIRST), result("b", SECOND | {"pgd/eot": {3}})])
     eot = line(both, "pgd/eot")
@@ -125,6 +137,19 @@ def test_what_is_not_comparable_is_refused_with_the_field(other: Result, field: 
     with pytest.raises(IncomparableError, match=f"{field} differs") as refused:
         compare_runs([result("a", FIRST), other])
     assert refused.value.exit_code == 3
+
+
+def test_worst_cases_are_compared_over_the_same_attacks() -> None:
+    """A model that met one attack more would seem weaker; a view that a model lacks was asked for all the same."""
+    fgsm, pgd = ({"attack": name, "view": "static", "label": "", "limit": None} for name in ("fgsm", "pgd"))
+    first = result("a", {"fgsm/static": {0}}, suite="", rows=[fgsm])
+    with pytest.raises(IncomparableError, match=r"the attacks asked for differs: .*fgsm.* in run-a-linf, .*fgsm.*pgd"):
+        compare_runs([first, result("b", SECOND, suite="", rows=[fgsm, pgd])])
+    with pytest.raises(IncomparableError, match="fgsm=5"):
+        compare_runs([first, result("b", SECOND, suite="", rows=[fgsm | {"limit": 5}])])
+    through_noise = result("b", {"fgsm/eot": {0, 1}}, suite="", rows=[fgsm | {"view": "eot"}])
+    worst = line(compare_runs([first, through_noise]), "WORST CASE")
+    assert [s.k for s in worst.scores] == [N - 1, N - 2]
 
 
 def changed(one: Result, **fields: Any) -> Result:

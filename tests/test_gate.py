@@ -23,6 +23,7 @@ from rbfbench.cli import cli
 from rbfbench.cli.again import command_of
 from rbfbench.errors import IncomparableError, IncompleteError, LoadError, UsageError
 from rbfbench.evaluation import engine
+from rbfbench.reporting.gate_table import github_lines, junit, lines, summary
 from rbfbench.results.gate import ASKED, WORST, Baseline, BaselineCell, judge, read_baseline, visible
 from rbfbench.results.paired import mcnemar
 from rbfbench.results.records import encode
@@ -178,6 +179,66 @@ def test_the_smallest_visible_fall_is_where_the_test_turns(n, rose, alpha):
     assert visible(n, rose, alpha) == pytest.approx((seen[0] - rose) / n if seen else 1.0)
 
 
+def test_no_fall_is_called_the_smallest_visible_one_where_images_fall_by_parts():
+    """Six images of 200 lose one decision of ten: the test sees 0.3 points, where McNemar's needs whole images."""
+    gate = judged(made(10, worst=[10] * 200), made(10, worst=[9] * 6 + [10] * 194), max_drop=0.0)
+    assert not gate.passed  # by 0.3 points
+    assert gate.cells[0].visible is None
+    assert "visible: empty, since an image of several decisions can fall by a part." in list(lines(gate))
+    assert "|  |" in summary(gate)
+
+
+def test_a_fall_that_chance_explains_is_not_called_ok():
+    gate = judged(made(worst=[1] * 100), made(worst=[0] * 4 + [1] * 96))
+    (cell,) = gate.cells
+    assert (cell.failed, cell.unclear, gate.passed) == (False, True, True)
+    assert any(line.startswith("unclear: it fell by more than is allowed") for line in lines(gate))
+    assert "| unclear |" in summary(gate)
+    fine = judged(made(worst=[1] * 100), made(worst=[0] + [1] * 99))
+    assert not fine.cells[0].unclear
+
+
+def test_a_run_that_proves_nothing_does_not_pass_unless_its_baseline_was_no_better():
+    doubt = {
+        "checks": {"zero-gradient": "nothing flows", "moved-nothing": "none moved"},
+        "proofless": ["zero-gradient"],
+    }
+    before = made(worst=[1] * 40)
+    masked = msgspec.structs.replace(before, **doubt)
+    gate = judged(before, masked)
+    assert (gate.answer, gate.passed, gate.proofless) == ("UNPROVEN", False, ["zero-gradient"])
+    assert "! check zero-gradient: nothing flows" in list(lines(gate))
+    assert "UNPROVEN" in summary(gate)
+    assert [line.split(" ")[0] for line in github_lines(gate)] == ["::error", "::warning"]
+    (suite,) = ET.fromstring(junit(gate))  # noqa: S314  (our own text)
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "0", "1")
+    assert judged(None, masked, floors={"": 0.5}).answer == "UNPROVEN"
+    assert judged(masked, masked).passed
+    assert judged(masked, before).passed
+    fallen = msgspec.structs.replace(made(worst=[0] * 40), **doubt)
+    assert judged(before, fallen).answer == "FAILED"
+
+
+def test_an_attack_that_is_added_is_no_fall():
+    before, after = made(fgsm=[1] * 40, worst=[1] * 40), made(fgsm=[1] * 40, apgd=[0] * 40, worst=[0] * 40)
+    gate = judged(before, after)
+    assert gate.passed
+    assert [cell.name for cell in gate.cells] == ["fgsm"]
+    assert gate.unjudged == ["apgd", WORST]
+    assert "not in the baseline, so not judged: apgd; nor WORST CASE" in "\n".join(lines(gate))
+    assert not judged(before, made(fgsm=[0] * 40, apgd=[0] * 40, worst=[0] * 40)).passed
+    assert not judged(before, after, floors={"linf": 0.5}).passed  # a floor is for whatever attacks there are
+
+
+def test_a_floor_that_is_met_exactly_holds():
+    """17 of 100 right decisions of ten images sum to 0.16999999999999998 in floating point."""
+    counts = [10, 7, 0, 0, 0, 0, 0, 0, 0, 0]
+    run = made(10, worst=counts)
+    met = msgspec.structs.replace(run.cells[WORST], accuracy=0.16999999999999998)
+    assert judged(None, msgspec.structs.replace(run, cells={WORST: met}), floors={"": 0.17}).passed
+    assert not judged(None, run, floors={"": 0.171}).passed
+
+
 def test_floors_are_for_the_worst_case_of_the_norm():
     run = made(worst=[1] * 4 + [0] * 6)
     assert judged(None, run, floors={"linf": 0.4}).passed
@@ -207,7 +268,7 @@ def test_other_images_attacks_and_parameters_are_refused():
     with pytest.raises(IncomparableError, match="the parameters of pgd differs"):
         judged(base, msgspec.structs.replace(base, cells=base.cells | {"pgd": steps}))
     more = judged(made(worst=[1, 1]), base)
-    assert more.unjudged == ["pgd"]
+    assert more.unjudged == [WORST, "pgd"]
 
 
 def test_a_file_that_was_edited_is_not_believed(tmp_path):
@@ -324,6 +385,59 @@ def test_it_can_make_the_run_itself(here):
     other = here("check", "--model", "cnn", *asked[:3], "0.2", *asked[4:], "--baseline", "strong.json")
     assert isinstance(other.exception, IncomparableError)
     assert "eps differs: 0.1 in the baseline, 0.2 in the run" in str(other.exception)
+
+
+MASKED = """
+import torch, rbfbench
+
+def build():
+    model = rbfbench.load_model("cnn", "digits")
+    return lambda x: (1e4 * model(x)).softmax(1).log().clamp(min=-50)
+"""
+
+
+def test_a_model_that_hides_its_gradient_does_not_pass(here, runs, tmp_path):
+    (runs / "masked.py").write_text(MASKED)
+    asked = ("--model", "masked.py:build", "--dataset", "digits", "--eps", "0.1", "--attack", "fgsm", "--limit", "150")
+    junit_path = tmp_path / "gate.xml"
+    done = here("check", *asked, "--baseline", "strong.json", "--device", "cpu", "--junit", str(junit_path))
+    assert done.exit_code == 3, done.output
+    assert "UNPROVEN: masked.py:build, 150 images" in done.stdout
+    assert "! check zero-gradient" in done.stdout
+    assert "zero-gradient" in junit_path.read_text()
+    floor = here("check", *asked, "--min-accuracy", "0.5", "--device", "cpu", "--json", "-")
+    assert floor.exit_code == 3
+    assert json.loads(floor.stdout)["proofless"] == ["zero-gradient"]
+    assert here("attack", *asked, "--device", "cpu", "--out", "masked").exit_code == 0
+    assert here("baseline", "save", "masked", str(tmp_path / "masked.json")).exit_code == 0
+    assert here("check", "masked", "--baseline", str(tmp_path / "masked.json")).exit_code == 0
+
+
+def test_another_question_is_refused_before_anything_is_attacked(here, monkeypatch):
+    def attacked(*given: object, **options: object) -> None:
+        raise AssertionError("attacked")
+
+    monkeypatch.setattr(engine, "evaluate", attacked)
+    asked = (
+        "--model",
+        "cnn",
+        "--dataset",
+        "digits",
+        "--attack",
+        "fgsm",
+        "--device",
+        "cpu",
+        "--baseline",
+        "strong.json",
+    )
+    for changed, words in (
+        (("--eps", "0.2", "--limit", "150"), "eps differs: 0.1 in the baseline, 0.2 in the run"),
+        (("--eps", "0.1", "--limit", "150", "--seed", "1"), "seed differs"),
+        (("--eps", "0.1", "--limit", "50"), "the images (data_digest) differs: 150 of digest"),
+    ):
+        done = here("check", *asked, *changed)
+        assert isinstance(done.exception, IncomparableError), done.output
+        assert words in str(done.exception)
 
 
 def test_the_command_that_is_printed_makes_the_same_run(here, runs):

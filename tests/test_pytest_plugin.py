@@ -51,6 +51,29 @@ def test_the_fixture_judges_by_a_floor_and_by_a_baseline(inner, tmp_path):
     assert "there is no such file" in missing.stdout
 
 
+MASKED = """
+def test_masked(robustness):
+    import rbfbench
+    x, y = rbfbench.load_data("digits").batch(0, 40)
+    model = rbfbench.load_model("cnn", "digits")
+    robustness(lambda x: (1e4 * model(x)).softmax(1).log().clamp(min=-50), x, y, norm="linf", eps=0.1)
+
+def test_no_such_floor(robustness):
+    robustness(None, None, None, norm="linf", eps=0.1, min_accuracy=40)
+"""
+
+
+def test_a_model_that_hides_its_gradient_fails_and_so_does_a_floor_that_is_none(tmp_path):
+    (tmp_path / "test_masked.py").write_text(MASKED)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "2 failed" in done.stdout
+    assert "UNPROVEN: zero-gradient" in done.stdout
+    assert "RobustnessWarning: moved-nothing: " in done.stdout
+    assert "min_accuracy 40 cannot be met: it is not from 0 to 1" in done.stdout
+
+
 def test_other_test_runs_pay_next_to_nothing():
     """Importing the page, pytest being there: no torch, and under 10 ms by the best of five."""
     code = (

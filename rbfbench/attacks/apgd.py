@@ -144,10 +144,10 @@ def _climb(
         lengths[-1] += steps - sum(lengths)
         keys = rng[alive.cpu().numpy()].fold("start", number, restart)
         delta = geometry.start(keys, x[alive], budgets[0])
-        for budget, length in zip(budgets, lengths, strict=True):
+        for phase, (budget, length) in enumerate(zip(budgets, lengths, strict=True), start=1):
             ascent = Ascent.start(alive, x[alive], geometry.project(x[alive], delta, budget))
             # Points outside the ball of eps are no candidates.
-            watch = best if budget == budgets[-1] else None
+            watch = best if phase == len(budgets) else None
             _ascend(oracle, ascent, loss, watch, norm=norm, budget=budget, steps=length)
             delta = ascent.best_delta
     return best.x_adv

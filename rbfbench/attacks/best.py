@@ -63,12 +63,16 @@ class Nearest:
         """(N,) bool: there is such a point."""
         return torch.isfinite(self.length)
 
-    def offer(self, index: Tensor, x_adv: Tensor, logits: Tensor) -> None:
-        """Offer points x_adv (k, C, H, W) with their logits for the images at positions `index` (k,)."""
-        length = self.measure(x_adv - self.x[index])
-        self._keep(index, x_adv, length, (margin(logits, self.y[index]) > 0) & (length < self.length[index]))
-
-    def take(self, near: Oracle, index: Tensor, x_adv: Tensor, wins: Tensor, *, needed: Tensor, kappa: float) -> Tensor:
+    def take(
+        self,
+        near: Oracle,
+        index: Tensor,
+        x_adv: Tensor,
+        wins: Tensor,
+        *,
+        needed: Tensor | None = None,
+        kappa: float = 0.0,
+    ) -> Tensor:
         """Keep winning points if nearer; where the view draws noise, only those that stay so in further looks.
 
         Args:
@@ -76,7 +80,7 @@ class Nearest:
             index: (k,) positions of images.
             x_adv: Points near them (k, C, H, W).
             wins: (k,) bool: whose margin was above kappa.
-            needed: (k,) bool: where it matters whether a win holds, though it may not be nearer.
+            needed: (k,) bool: where it matters whether a win holds, though it may not be nearer; nowhere if None.
             kappa: Margin that further looks must find.
 
         Returns:
@@ -84,16 +88,14 @@ class Nearest:
         """
         length = self.measure(x_adv - self.x[index])
         nearer = length < self.length[index]
-        if near.keys is not None:
-            wins = wins & (nearer | needed)
+        if not near.steady:
+            wins = wins & (nearer if needed is None else nearer | needed)
             for _ in range(LOOKS):
                 again = wins.nonzero()[:, 0]
                 if len(again):
                     wins[again] = margin(near[again].logits(x_adv[again]), self.y[index[again]]) > kappa
-        self._keep(index, x_adv, length, wins & nearer)
-        return wins
-
-    def _keep(self, index: Tensor, x_adv: Tensor, length: Tensor, chosen: Tensor) -> None:
+        chosen = wins & nearer
         # Under masks, not positions: to count them would have the host wait for the device at each step.
         self.x_adv[index] = torch.where(chosen.view(-1, 1, 1, 1), x_adv.detach(), self.x_adv[index])
         self.length[index] = torch.where(chosen, length, self.length[index])
+        return wins

@@ -41,7 +41,9 @@ def cw_linf(
 
     A try succeeds when a misclassified point keeps the bound; the next one starts there, with a bound of 0.9 times the
     largest change. A try that fails is repeated with a larger constant. Each image has its own bound and constant and
-    goes from try to try when it is ready. As in cw-l2, the box takes only a part of tanh's range.
+    goes from try to try when it is ready. As in cw-l2, the box takes only a part of tanh's range. A constant of 1 gives
+    the margin, in its steepest coordinate where a try starts, the weight of the bound: the scale of the logits does not
+    matter.
 
     Args:
         oracle: View of the model for these images.
@@ -63,7 +65,7 @@ def cw_linf(
     alive = torch.arange(len(x), device=x.device)
     if oracle.exact:
         alive = alive[margin(oracle.logits(x), y) <= 0]
-    near, tries = oracle[alive], _Tries(x[alive], c=initial_c, lr=lr, steps=steps, noisy=oracle.keys is not None)
+    near, tries = oracle[alive], _Tries(x[alive], c=initial_c, lr=lr, steps=steps, noisy=not oracle.steady)
     for step in range(steps * search_steps):
         if step % tries.every == 0:  # a question to the device, so not at each step
             left = (~tries.over).nonzero()[:, 0]
@@ -74,13 +76,13 @@ def cw_linf(
         x_adv = tries.point
         seen = near.value_and_grad(x_adv, partial(margin, y=y[alive]))
         kept = tries.excess().flatten() < SOLVED * tries.c.flatten()
-        held = nearest.take(near, alive, x_adv, seen.values > 0, needed=kept, kappa=0.0)
+        held = nearest.take(near, alive, x_adv, seen.values > 0, needed=kept)
         tries.step(seen, solved=held & kept)
     return nearest.x_adv
 
 
 class _Tries:
-    """Where each image is: its point, and of its present try the start, the bound, the constant and the steps taken.
+    """Where each image is, and of its present try the start, the slope there, the bound, the constant and the steps.
 
     Args:
         x: Clean images (N, C, H, W).
@@ -96,6 +98,7 @@ class _Tries:
         self.adam = Adam(x)
         self.bound = torch.ones_like(x[:, :1, :1, :1])
         self.c, self.taken, self.before = c * self.bound, 0 * self.bound, torch.inf * self.bound
+        self.slope = 0 * self.bound
         self.lr, self.steps, self.every, self.noisy = lr, steps, max(1, steps // CHECKS), noisy
 
     @property
@@ -116,13 +119,16 @@ class _Tries:
         """One step of Adam, or on to the next try: from here with a lower bound, or from the start with a larger c."""
         delta = self.point - self.x
         values, solved = (t.view(-1, 1, 1, 1) for t in (seen.values, solved))
-        loss = self.excess() + self.c * (-values).clamp(min=0)
+        steepest = NORMS["linf"].length(seen.gradient).view_as(self.slope)
+        self.slope = torch.where(self.slope == 0, steepest, self.slope)
+        c = self.c / torch.where(self.slope == 0, 1.0, self.slope)
+        loss = self.excess() + c * (-values).clamp(min=0)
         self.taken += 1
         check = self.taken % self.every == 0
         stalled = check & ~(loss <= STALLED * self.before) & (not self.noisy)
         failed = ~solved & (stalled | (self.taken >= self.steps))
 
-        pull = torch.where(values > 0, 0.0, -self.c) * seen.gradient
+        pull = torch.where(values > 0, 0.0, -c) * seen.gradient
         push = delta.sign() * (delta.abs() > self.bound)
         rate = (SHARE * self.bound).clamp(max=self.lr)
         moved = (self.w + rate * self.adam.descent((pull + push) * slope(self.w))).clamp(-EDGE, EDGE)
@@ -130,6 +136,7 @@ class _Tries:
         self.start = torch.where(solved, self.w, self.start)
         self.w = torch.where(solved | failed, self.start, moved)
         reached = NORMS["linf"].length(delta).view_as(self.bound)
+        self.slope = torch.where(solved, steepest, self.slope)
         self.bound = torch.where(solved, LOWER * torch.minimum(self.bound, reached), self.bound)
         self.c = torch.where(failed, RAISE * self.c, self.c)
         self.before = torch.where(solved | failed, torch.inf, torch.where(check, loss, self.before))
@@ -138,6 +145,6 @@ class _Tries:
 
     def narrow(self, left: Tensor) -> None:
         """Go on with the images at positions `left`."""
-        for name in ("x", "w", "start", "bound", "c", "taken", "before"):
+        for name in ("x", "w", "start", "slope", "bound", "c", "taken", "before"):
             setattr(self, name, getattr(self, name)[left])
         self.adam.narrow(left)

@@ -226,7 +226,8 @@ def _ascend(
         for _ in range(steps):
             x_adv = (x + delta).clamp(0, 1)
             seen = [near.value_and_grad(x_adv[piece], partial(ascend, y=y[piece])) for piece, near in pieces]
-            best.offer(everyone, x_adv, torch.cat([part.logits for part in seen]))
+            if oracle.steady:  # see `gradient.walk`
+                best.offer(everyone, x_adv, torch.cat([part.logits for part in seen]))
             gradient = torch.cat([part.gradient for part in seen])
             pushed = gradient + weight * flow(x_adv.flatten(1), gradient.flatten(1)).view_as(gradient)
             delta = geometry.project(x, delta + geometry.step(x_adv, pushed, step_size), budget)

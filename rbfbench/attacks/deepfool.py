@@ -66,7 +66,7 @@ def deepfool(
         total[alive] = walked
         x_adv[alive] = (clean + (1 + overshoot) * walked).clamp(0, 1)
         wins = margin(near.logits(x_adv[alive]), y[alive]) > 0
-        wins = nearest.take(near, alive, x_adv[alive], wins, needed=torch.zeros_like(wins), kappa=0.0)
+        wins = nearest.take(near, alive, x_adv[alive], wins)
         if oracle.exact:
             alive = alive[~wins]
     return nearest.x_adv

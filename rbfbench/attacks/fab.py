@@ -73,14 +73,14 @@ def fab_t(
         loss = partial(targeted_margin, y=y[alive], target=target)
         for step in range(steps):
             seen = near.value_and_grad(x_adv, loss)
-            if step:
-                nearest.offer(alive, x_adv, seen.logits)  # pulled back, and perhaps misclassified all the same
+            if step:  # pulled back, and perhaps misclassified all the same
+                nearest.take(near, alive, x_adv, margin(seen.logits, y[alive]) > 0)
             # Logits that are not numbers say nothing about where the border is.
             gap = torch.nan_to_num(seen.values, nan=0.0, posinf=0.0, neginf=0.0)
             x_adv = _mix(x[alive], x_adv, seen.gradient, gap, norm=norm, alpha_max=alpha_max, eta=eta)
-            found = near.logits(x_adv)
-            nearest.offer(alive, x_adv, found)
-            kept = 1 - (1 - beta) * (margin(found, y[alive]) > 0).to(x).view(-1, 1, 1, 1)
+            wins = margin(near.logits(x_adv), y[alive]) > 0
+            nearest.take(near, alive, x_adv, wins)
+            kept = 1 - (1 - beta) * wins.to(x).view(-1, 1, 1, 1)
             x_adv = (x[alive] + kept * (x_adv - x[alive])).clamp(0, 1)
     _search(oracle, nearest, margin(logits, y).abs())
     return nearest.x_adv
@@ -103,7 +103,7 @@ def _mix(x: Tensor, x_adv: Tensor, w: Tensor, gap: Tensor, *, norm: str, alpha_m
 
 
 def _search(oracle: Oracle, nearest: Nearest, clean_margin: Tensor) -> None:
-    """Halve the way between each image and its candidate, and offer what is surely misclassified."""
+    """Halve the way between each image and its candidate, and take what is surely misclassified."""
     where = nearest.found.nonzero()[:, 0]
     if len(where) == 0:
         return
@@ -114,7 +114,6 @@ def _search(oracle: Oracle, nearest: Nearest, clean_margin: Tensor) -> None:
     for _ in range(SEARCH):
         middle = (low + high) / 2
         x_adv = (x + middle.view(-1, 1, 1, 1) * way).clamp(0, 1)
-        logits = near.logits(x_adv)
-        beyond = margin(logits, nearest.y[where]) > SURE * clean_margin[where]
-        nearest.offer(where[beyond], x_adv[beyond], logits[beyond])
+        beyond = margin(near.logits(x_adv), nearest.y[where]) > SURE * clean_margin[where]
+        nearest.take(near, where, x_adv, beyond)
         low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)

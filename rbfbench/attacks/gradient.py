@@ -210,7 +210,11 @@ def walk(
     loss: str,
     stepper: Callable[[], Step],
 ) -> Tensor:
-    """Step and project, again and again, keeping the best point of each image over all steps and restarts."""
+    """Step and project, again and again, keeping the best point of each image over all steps and restarts.
+
+    Through noise only the ends of the walks are compared: of many points seen by few draws each, the best would be the
+    luckiest, which new draws find weaker than the end.
+    """
     geometry, budget, ascend = NORMS[norm], eps * SHRINK, LOSSES[loss]
     best = Best(x, y)
     everyone = torch.arange(len(x), device=x.device)
@@ -227,7 +231,8 @@ def walk(
         for _ in range(steps):
             x_adv = (clean + delta).clamp(0, 1)
             seen = near.value_and_grad(x_adv, partial(ascend, y=labels))
-            best.offer(alive, x_adv, seen.logits)
+            if near.steady:
+                best.offer(alive, x_adv, seen.logits)
             delta = geometry.project(clean, delta + step(x_adv, seen.gradient, step_size), budget)
         x_adv = (clean + delta).clamp(0, 1)
         best.offer(alive, x_adv, near.logits(x_adv))

@@ -112,6 +112,11 @@ class Oracle:
         return narrowed
 
     @property
+    def steady(self) -> bool:
+        """Whether every look at a point answers alike: then the best point seen is the best, and not the luckiest."""
+        return self.keys is None or self.exact
+
+    @property
     def room(self) -> int:
         """Points near one image that fit into one pass beside the same number for every other image; at least 1."""
         return max(1, self.max_rows // max(1, len(self) * self.draws))

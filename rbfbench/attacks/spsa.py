@@ -39,7 +39,7 @@ def spsa(
 ) -> Tensor:
     """Adam on the perturbation along measured slopes of the margin (Uesato et al., arXiv 1802.05666, section 4).
 
-    It sees decisions only. An image broken in an exact view takes no further steps.
+    It sees scores only, no gradients. An image broken in an exact view takes no further steps.
 
     Args:
         oracle: View of the model for these images.
@@ -55,7 +55,7 @@ def spsa(
         queries: Most passes for each image, the last step's pairs cut to fit; as many as the steps take if None.
 
     Returns:
-        The best point of the walk for each image (N, C, H, W).
+        The best point of the walk for each image (N, C, H, W); through noise its end, see `gradient.walk`.
     """
     geometry, budget, rate = NORMS[norm], eps * SHRINK, eps / 10 if lr is None else lr
     left = steps * (2 * pairs + 1) + 1 if queries is None else queries
@@ -80,7 +80,7 @@ def spsa(
         moved = point[alive] - clean - rate * adam.descent(measured)
         point[alive] = (clean + geometry.project(clean, moved, budget)).clamp(0, 1)
         best.offer(alive, point[alive], near.logits(point[alive]))
-    return best.x_adv
+    return best.x_adv if oracle.steady else point
 
 
 def slope(oracle: Oracle, x: Tensor, y: Tensor, rng: Keys, *, pairs: int, delta: float) -> Tensor:

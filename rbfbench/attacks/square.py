@@ -36,7 +36,7 @@ def square(
     own, and they reach every row and column. An image broken in an exact view asks no more.
 
     Args:
-        oracle: View of the model for these images; it is asked for decisions only.
+        oracle: View of the model for these images; it is asked for scores only, not for gradients.
         x: Clean images (N, C, H, W) in [0,1].
         y: (N,) true classes.
         norm: "linf", "l2" or "l1".

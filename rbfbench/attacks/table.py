@@ -102,7 +102,7 @@ class AttackInfo:
     Attributes:
         function: "module:name" of `f(oracle, x, y, *, norm, eps, rng, **parameters) -> x_adv`.
         norms: Norms it serves.
-        gradient: Whether it needs gradients; an attack that needs none sees only the model's decisions.
+        gradient: Whether it needs gradients; an attack that needs none sees only the model's scores.
         kind: "budget" keeps to ball and box; "minimum-norm" looks for the nearest adversarial example, whatever eps is,
             and returns the image itself where it finds none; "control" knows nothing, and never enters the worst case.
         surrogate: It walks on other models in the target's place, and its candidates are scored on the target.

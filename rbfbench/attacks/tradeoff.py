@@ -100,7 +100,7 @@ def _descend(
         short = kappa - seen.values
         won[on] |= nearest.take(near, alive[on], x_adv, short < 0, needed=~won[on], kappa=kappa)
         pull = torch.where(short >= 0, -c[on], 0.0).view(-1, 1, 1, 1) * seen.gradient
-        if step % every == 0 and near.keys is None:  # with noise a loss that rose says nothing
+        if step % every == 0 and near.steady:  # with noise a loss that rose says nothing
             loss = descent.penalty() + c[on] * short.clamp(min=0)
             going = loss <= STALLED * before[on]
             before[on] = loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from rbfbench.cli.plan import eps_text_of, rows_of, run_options, spec_of, surrog
 from rbfbench.errors import IncompleteError, UsageError
 
 if TYPE_CHECKING:
+    from rbfbench.data.images import Images
     from rbfbench.evaluation.engine import Outcome
+    from rbfbench.evaluation.spec import RunSpec
 
 
 @click.command()
@@ -55,8 +58,10 @@ def attack(**given: Any) -> None:  # noqa: ANN401  (click passes the options dec
         )
 
 
-def run_attack(given: dict[str, Any]) -> Outcome | None:
-    """The run that the options name; None where only its cost was asked for."""
+def run_attack(
+    given: dict[str, Any], agree: Callable[[RunSpec, Images], None] = lambda spec, images: None
+) -> Outcome | None:
+    """The run that the options name; None where only its cost was asked for. `agree` may refuse it before it begins."""
     rows = rows_of(given)
     eps_text = eps_text_of(given)
     eps = parse_eps(eps_text)
@@ -73,6 +78,7 @@ def run_attack(given: dict[str, Any]) -> Outcome | None:
     knobs = knobs_of(given)
     target = load(given["model"], images, device, options, knobs)
     spec = spec_of(given, target, images, available, rows, eps=eps, eps_text=eps_text, knobs=knobs)
+    agree(spec, images)
     surrogates = surrogates_of(given, spec.rows, images, device)
     print_cost(target, images, spec, surrogates, whole=given["dry_run"])
     if given["dry_run"]:

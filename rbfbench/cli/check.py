@@ -16,7 +16,9 @@ from rbfbench.cli.plan import run_options
 from rbfbench.errors import IncomparableError, UsageError
 
 if TYPE_CHECKING:
+    from rbfbench.data.images import Images
     from rbfbench.evaluation.engine import Outcome
+    from rbfbench.evaluation.spec import RunSpec
     from rbfbench.results.gate import Baseline, Gate
     from rbfbench.results.records import Run
 
@@ -86,7 +88,7 @@ def check(**given: Any) -> None:  # noqa: ANN401  (click passes the options decl
         run, samples = read_results(given["run"])
         _answers_the_gate(run)
     else:
-        run, samples = _made(given)
+        run, samples = _made(given, before)
     after = baseline_of(run, samples, command_of(run.spec))
     gate = judge(
         before,
@@ -101,7 +103,7 @@ def check(**given: Any) -> None:  # noqa: ANN401  (click passes the options decl
         _print(given, gate)
     _keep(given, gate)
     if not gate.passed:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(1 if gate.answer == "FAILED" else 3)
 
 
 def _answers_the_gate(run: Run) -> None:
@@ -133,12 +135,17 @@ def _floors(texts: tuple[str, ...]) -> dict[str, float]:
     return floors
 
 
-def _made(given: dict[str, Any]) -> tuple[Any, Any]:
-    """Run the attack that the options name."""
+def _made(given: dict[str, Any], before: Baseline | None) -> tuple[Any, Any]:
+    """Run the attack that the options name, unless the baseline was asked something else."""
     from rbfbench.cli.attack import run_attack
+    from rbfbench.results.gate import same_terms
+
+    def agree(spec: RunSpec, images: Images) -> None:
+        if before:
+            same_terms(before, spec.document(), data_digest=images.digest, n=len(images))
 
     asked = given | {"save_examples": False, "dry_run": False, "json_path": None}
-    whole = cast("Outcome", run_attack(asked)).whole()  # only a dry run has none
+    whole = cast("Outcome", run_attack(asked, agree)).whole()  # only a dry run has none
     return whole.run, whole.samples
 
 

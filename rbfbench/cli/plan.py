@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rbfbench.attacks import AVERAGING, OBJECTIVES, VIEWS, Row, load_suite, single_rows
+from rbfbench.attacks import AVERAGING, OBJECTIVES, SUITES, VIEWS, AttackInfo, Row, load_suite, single_rows
 from rbfbench.cli.configuration import from_file
 from rbfbench.cli.models import any_model, off_stdout, one_model, options_of
 from rbfbench.cli.options import (
@@ -129,7 +129,7 @@ def rows_of(given: dict[str, Any]) -> list[Row]:
     if len(set(attacks)) < len(attacks):
         raise UsageError("the same attack is named twice", f"--attack {' --attack '.join(attacks)}", "name each once")
     rows = (
-        single_rows({name: attack_info(name) for name in attacks}, view, draws or DRAWS)
+        single_rows({name: _named(name) for name in attacks}, view, draws or DRAWS)
         if attacks
         else load_suite(suite or "quick", given["norm"])
     )
@@ -143,6 +143,29 @@ def rows_of(given: dict[str, Any]) -> list[Row]:
     for cap in given["caps"]:
         rows = _capped(rows, cap)
     return rows
+
+
+def _named(name: str) -> AttackInfo:
+    """The attack of this name; whoever typed that of a suite, or of a row in a table, is told what to type."""
+    try:
+        return attack_info(name)
+    except UsageError:
+        if name in SUITES:
+            why = "--attack takes single attacks"
+            raise UsageError(f"{name} is a suite of attacks", why, f"write --suite {name}") from None
+        rows = [row for suite in SUITES for row in load_suite(suite)]
+        row = next((row for row in rows if name in (row.id, row.id.partition("/")[0])), None)
+        if row is None:
+            raise
+        usual = attack_info(row.attack).parameters
+        changed = [
+            f" --set {row.attack}.{key}={str(value).lower()}"
+            for key, value in row.parameters.items()
+            if value != usual[key].default
+        ]
+        view = f" --gradient {row.view}" if "/" in name else ""
+        todo = f"write --attack {row.attack}{''.join(changed)}{view}"
+        raise UsageError(f"{name} is a row of a suite", "--attack takes single attacks", todo) from None
 
 
 def _let_the_file_give_way(given: dict[str, Any]) -> None:

@@ -81,6 +81,8 @@ def attack_samples(
     for row in rows:
         if norm not in attack_info(row.attack).norms:
             raise unknown_name(f"norm of {row.attack}", norm, attack_info(row.attack).norms)
+    if not isinstance(eps, int | float):
+        raise UsageError(f"eps = {eps!r} is no number", f"it is of type {type(eps).__name__}", "write 8 / 255 or 0.031")
     if not 0 <= eps < float("inf"):
         raise UsageError(f"eps = {eps} is no radius", "it must be finite and at least 0", "give such a number")
     images = _images(x, y)

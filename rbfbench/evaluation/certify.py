@@ -205,7 +205,7 @@ def counts(
     for start in range(0, n, CHUNK):
         size = min(CHUNK, n - start)
         chunk = keys.draw(np.array([start // CHUNK]))
-        noise = sigma * chunk.fold("gaussian").normal((CHUNK, *x.shape[1:]), x)[0, :size]
+        noise = sigma * chunk.fold("gaussian").normal((size, *x.shape[1:]), x)[0]
         own = chunk.fold("model").spread(size)
         for first in range(0, size, rows):
             part = slice(first, min(first + rows, size))

@@ -122,7 +122,7 @@ def _flat(rows: Sequence[AttackRow]) -> Check:
         code="zero-gradient",
         fired=worst is not None and worst.flat > 0,
         detail=f"{worst.flat if worst else 0} images gave {worst.id if worst else '-'} no gradient at any point: "
-        "the model hides it, and gradient attacks prove nothing there",
+        "the model hides it, and gradient attacks prove nothing there; take --suite adaptive or --attack square",
     )
 
 

@@ -24,6 +24,7 @@ from rbfbench.attacks.oracle import Objective, Oracle
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
 from rbfbench.errors import ModelError, RbfbenchError
+from rbfbench.evaluation.asked_again import answers_changed, noise_shared, null_off_clean
 from rbfbench.evaluation.checks import run_checks
 from rbfbench.evaluation.environment import describe_environment
 from rbfbench.evaluation.examples import Examples
@@ -124,6 +125,7 @@ def evaluate(
     digest = cell_key(spec.deciding() | {"rows": [job.key(row) for row in job.rows]})
     cells: list[Cell] = []
     null: Score | None = None
+    noise: list[Check] = []
     interrupted, lost = False, None
     try:
         for row in job.rows:
@@ -142,6 +144,10 @@ def evaluate(
             with _answering(target):
                 entered = (enters_worst_case(cell.row, include_transfer=spec.include_transfer) for cell in cells)
                 null = job.null_control(max(1, sum(entered)))
+            noise = [noise_shared(target), null_off_clean(clean, null, job.passes)]
+        else:
+            with _answering(target):
+                noise = [answers_changed(target, images, job.keys.fold("clean"), job.clean.prediction)]
     except KeyboardInterrupt:
         interrupted = True
     except ModelError as error:
@@ -167,6 +173,7 @@ def evaluate(
         null_attack=null,
         checks=job.crashes
         + run_checks(target, clean, cells, job.left_out, suspicion, finished=finished)
+        + noise
         + ([job.surrogate_check()] if surrogates else []),
     )
     samples = [sample for cell in cells for sample in cell.samples]
@@ -250,8 +257,6 @@ class _Job:
         info = attack_info(row.attack)
         asked = [self.target, *(self.surrogates if info.surrogate else ())]
         invariant = all(target.card["batch_invariant"] for target in asked) and info.batch_invariant
-        # Groups of a capped row once were cut from all images of the run.
-        regrouped = info.coupled and images_of_row(row, len(self.images)) < len(self.images)
         # Parts that most rows do not have stay out of the digest.
         parts = {
             "release": info.release or None,
@@ -263,7 +268,7 @@ class _Job:
         return cell_key(
             self.spec.deciding()
             | {
-                "schema": 5 if regrouped else 4,
+                "schema": 6,
                 "rbfbench": version("rbfbench"),
                 "model": self.model_digest,
                 "data": self.images.digest,
@@ -455,16 +460,9 @@ class _Job:
                     passes=self.passes,
                 )
             verdict = self._verdict(x, x_adv, y, verdict_keys)
-            if info.kind == "minimum-norm":
-                distance = verified_distance(
-                    target,
-                    x,
-                    (nearest, x_adv),
-                    y,
-                    norm=spec.norm,
-                    keys=verdict_keys.fold("distance"),
-                    passes=self.passes,
-                )
+            if info.kind == "minimum-norm" and not target.stochastic:
+                distance_keys = verdict_keys.fold("distance")
+                distance = verified_distance(target, x, (nearest, x_adv), y, norm=spec.norm, keys=distance_keys)
         except RbfbenchError:
             raise
         except Exception as error:

@@ -31,6 +31,7 @@ def candidates_within(
         passes: Decisions of a random model that choose.
     """
     geometry, budget = NORMS[norm], eps * SHRINK
+    lost = ~torch.isfinite(nearest).flatten(1).all(1)
     delta = torch.nan_to_num(nearest - x)
     inside, _ = within_budget(x, nearest, norm, eps)
     projected = (x + geometry.project(x, delta, budget)).clamp(0, 1)
@@ -42,30 +43,32 @@ def candidates_within(
         leaning(target.decide(points, keys.fold(name), passes), y)
         for name, points in (("near", candidates), ("far", extended))
     )
-    return torch.where((far < near).to(x.device)[:, None, None, None], extended, candidates)
+    chosen = torch.where((far < near).to(x.device)[:, None, None, None], extended, candidates)
+    return torch.where(lost[:, None, None, None], nearest, chosen)  # for the verifier to call invalid
 
 
 def verified_distance(
-    target: Target, x: Tensor, found: tuple[Tensor, ...], y: Tensor, *, norm: str, keys: Keys, passes: int
+    target: Target, x: Tensor, found: tuple[Tensor, ...], y: Tensor, *, norm: str, keys: Keys
 ) -> Tensor:
     """(N,) float64 length of the shortest of the points found that the model gets wrong; inf where it gets all right.
 
+    Of a model that always answers alike: through noise the nearest point lies at the border, where half of all
+    decisions take it back, and its length would say more of luck than of the model.
+
     Args:
-        target: The model, asked in eval mode as a user would ask it.
+        target: The model, deterministic, asked in eval mode as a user would ask it.
         x: Clean images (N, C, H, W).
         found: Points near them, each (N, C, H, W).
         y: (N,) true classes.
         norm: Norm of the distance.
         keys: (N,) keys of these decisions.
-        passes: Fresh decisions of a random model; it is wrong where most of them are.
     """
     distance = torch.full_like(float64(y), torch.inf)
     for i, points in enumerate(found):
         valid, lengths = within_budget(x, points, norm, torch.inf)
         shown = torch.where(valid[:, None, None, None], points, x)
-        decided = target.decide(shown, keys.fold("point", i), passes if target.stochastic else 1)
-        wrong = float64(decided.argmax(2) != y).mean(0) > 0.5
-        answered = torch.isfinite(decided).all(2).all(0)
-        counts = wrong & (valid & answered).to(wrong.device)
+        logits = target.decide(shown, keys.fold("point", i))[0]
+        wrong = (logits.argmax(1) != y) & torch.isfinite(logits).all(1)
+        counts = wrong & valid.to(wrong.device)
         distance = torch.where(counts, torch.minimum(distance, lengths[norm]), distance)
     return distance

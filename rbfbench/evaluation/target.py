@@ -23,6 +23,7 @@ from rbfbench.interop.defended import Defended
 from rbfbench.precision import full_precision
 
 PROBE = 8  # images of the behaviour fingerprint
+COPIES, PASSES = 4, 8  # of one image in a pass, and passes, that show whose the noise is
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Target:
     def views(self) -> dict[str, View]:
         """The views that this model has, by name; `static` of a model without noise is the model itself.
 
-        `none`, without gradients, is what an outsider sees: the decisions.
+        `none`, without gradients, is what an outsider sees: the scores.
         """
         if not self.keyed:
             plain = View(self._seeded, noisy=True, exact=False) if self.stochastic else View(self._plain)
@@ -262,6 +263,14 @@ def _differentiable(model: Callable[[Tensor], Tensor], x: Tensor) -> bool:
             return "requires grad" not in str(error)
 
 
+def _shares_noise(model: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """Whether copies of one image get one answer in a pass, and another in the next: a draw serves the whole pass."""
+    with torch.no_grad():
+        passes = [model(x.repeat(COPIES, 1, 1, 1)) for _ in range(PASSES)]
+    alike = all(torch.allclose(logits, logits[:1].expand_as(logits), atol=1e-4) for logits in passes)
+    return alike and any(not torch.allclose(logits, passes[0], atol=1e-4) for logits in passes)
+
+
 def _same_decision(target: Target, x: Tensor, answers: tuple[Tensor, Tensor], what: str) -> None:
     """Refuse a purifying model whose parts, which are attacked and judged, are not what it answers as a whole."""
     decided = target.decide(x, Keys.of([str(i) for i in range(len(x))], 0))[0]
@@ -300,6 +309,8 @@ def inspect(
         seed(Keys.of(["inspection"], 0))
         first, second = _two_answers(model, x, what)
         differentiable = _differentiable(model, x)
+        stochastic = bool(getattr(model, "stochastic", False)) or not torch.equal(first, second)
+        noise_shared = stochastic and not is_purifier(model) and _shares_noise(model, x[:1])
     if first.shape[1] < max(2, images.n_classes):
         raise ModelError(
             what,
@@ -307,8 +318,7 @@ def inspect(
             "give a model of this data set",
         )
     target = Target(model, name, device, n_classes=first.shape[1], differentiable=differentiable)
-    declared = getattr(model, "stochastic", None)
-    target.stochastic = bool(declared) or not torch.equal(first, second)
+    target.stochastic = stochastic
     config: Any = getattr(model, "config", None)
     target.m = m or (config.m if target.keyed else 1)
     if m and not target.stochastic:
@@ -327,6 +337,7 @@ def inspect(
         "approximated": getattr(model, "approximated", False),
         "m": target.m,
         "batch_invariant": target.keyed or not target.stochastic,
+        "noise_shared": noise_shared,
         "views": sorted(set(target.views) - {"none"}),
         "constants": {name: value for name, value in vars(config).items() if not name.endswith("_train")}
         | {"m": target.m}

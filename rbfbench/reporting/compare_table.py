@@ -91,7 +91,7 @@ def reading(comparison: Comparison) -> list[str]:
     for line in comparison.lines:
         if line.name in ("WORST CASE", "UNION OVER NORMS"):
             lines += _overlap(comparison, line)
-    return lines
+    return lines + [f"! check {check}" for check in comparison.checks]
 
 
 def _overlap(comparison: Comparison, line: Compared) -> list[str]:

@@ -25,7 +25,7 @@ def gate_table(gate: Gate) -> RenderableType:
 
 def _parts(gate: Gate) -> Iterator[RenderableType]:
     style = "bold green" if gate.passed else "bold red"
-    yield Text(f"{'PASSED' if gate.passed else 'FAILED'}: {gate.model}, {plural(gate.n, 'image')}", style=style)
+    yield Text(f"{gate.answer}: {gate.model}, {plural(gate.n, 'image')}", style=style)
     yield Text()
     if gate.cells:
         table = Table(box=box.HORIZONTALS, show_edge=False, padding=(0, 0, 0, 0), pad_edge=False, header_style="bold")
@@ -51,8 +51,8 @@ def _cells(cell: Judged) -> tuple[str, ...]:
         str(cell.fell),
         str(cell.rose),
         f"{cell.p_holm:.2g}",
-        f"{100 * cell.visible:.1f}",
-        "FAILED" if cell.failed else "ok",
+        "" if cell.visible is None else f"{100 * cell.visible:.1f}",
+        "FAILED" if cell.failed else "unclear" if cell.unclear else "ok",
     )
 
 
@@ -64,29 +64,49 @@ def lines(gate: Gate) -> Iterator[str]:
             f"so far in less than {gate.alpha:g} of all cases (exact paired sign-flip test, Holm over "
             f"{plural(len(gate.cells), 'cell')})."
         )
-        worst = max(gate.cells, key=lambda cell: cell.visible)
-        yield (
-            f"visible: the smallest fall, in points, that {plural(gate.n, 'image')} can tell from chance"
-            + (
-                f"; up to {100 * worst.visible:.1f} points pass unseen: raise --limit to see smaller ones"
-                if worst.visible > gate.max_drop
-                else ""
-            )
-            + "."
-        )
+        yield _visible(gate)
+    if any(cell.unclear for cell in gate.cells):
+        yield "unclear: it fell by more than is allowed, and so few images do not tell that from chance: raise --limit."
     for floor in gate.floors:
         yield floor_text(floor)
     for cell in gate.cells:
         if cell.failed or (cell.name == WORST and cell.broken):
             yield f"{cell.name}: newly broken: {broken(gate, cell)}"
+    for code, detail in gate.checks.items():
+        yield f"! check {code}: {detail}"
+    if gate.proofless:
+        yield proofless_text(gate)
     if gate.unjudged:
-        yield f"not in the baseline, so not judged: {', '.join(gate.unjudged)}"
+        added = ", ".join(name for name in gate.unjudged if name != WORST)
+        over = f"; nor {WORST}, which is over them too: save a new baseline" if WORST in gate.unjudged else ""
+        yield f"not in the baseline, so not judged: {added}{over}"
+
+
+def _visible(gate: Gate) -> str:
+    seen = [cell.visible for cell in gate.cells if cell.visible is not None]
+    if not seen:
+        return "visible: empty, since an image of several decisions can fall by a part."
+    unseen = f"; up to {100 * max(seen):.1f} points pass unseen: raise --limit to see smaller ones"
+    return (
+        f"visible: the smallest fall, in points, that {plural(gate.n, 'image')} can tell from chance"
+        f"{unseen if max(seen) > gate.max_drop else ''}."
+    )
 
 
 def floor_text(floor: Floor) -> str:
     """An absolute gate in words."""
     verdict = "FAILED" if floor.failed else "ok"
-    return f"{verdict}: worst case under {floor.norm} is {floor.accuracy:.1%}, at least {floor.least:.1%} is asked for"
+    low, high = floor.ci95
+    return (
+        f"{verdict}: worst case under {floor.norm} is {floor.accuracy:.1%} (95% interval {low:.1%} to {high:.1%}), "
+        f"at least {floor.least:.1%} is asked for"
+    )
+
+
+def proofless_text(gate: Gate) -> str:
+    """Why a gate that nothing fails does not pass either."""
+    codes = ", ".join(gate.proofless)
+    return f"UNPROVEN: {codes} leaves these accuracies without meaning; its line above says what to do."
 
 
 def broken(gate: Gate, cell: Judged) -> str:
@@ -109,9 +129,9 @@ def junit(gate: Gate) -> str:
     suite = ET.Element(
         "testsuite",
         name=f"rbfbench {gate.model}",
-        tests=str(len(gate.cells) + len(gate.floors)),
+        tests=str(len(gate.cells) + len(gate.floors) + len(gate.checks)),
         failures=str(failures),
-        errors="0",
+        errors=str(len(gate.proofless)),
     )
     for cell in gate.cells:
         case = ET.SubElement(suite, "testcase", classname=f"rbfbench.{gate.model}", name=cell.name)
@@ -125,6 +145,12 @@ def junit(gate: Gate) -> str:
             ET.SubElement(
                 case, "failure", message=floor_text(floor), type="BelowMinimum"
             ).text = f"again: {gate.command}"
+    for code, detail in gate.checks.items():
+        case = ET.SubElement(suite, "testcase", classname=f"rbfbench.{gate.model}", name=f"check {code}")
+        if code in gate.proofless:
+            ET.SubElement(case, "error", message=detail, type="Unproven").text = f"again: {gate.command}"
+        else:
+            ET.SubElement(case, "system-out").text = detail
     root = ET.Element("testsuites")
     root.append(suite)
     ET.indent(root)
@@ -132,7 +158,10 @@ def junit(gate: Gate) -> str:
 
 
 def github_lines(gate: Gate) -> Iterator[str]:
-    """GitHub workflow commands: one for each gate that failed."""
+    """GitHub workflow commands: an error for each gate that failed, and a warning for each check that fired."""
+    for code, detail in gate.checks.items():
+        kind = "error" if code in gate.proofless else "warning"
+        yield f"::{kind} title=rbfbench check {code}::{_escaped(detail)}"
     for cell in gate.cells:
         if cell.failed:
             yield f"::error title=rbfbench {_escaped(cell.name)}::{_escaped(cell_text(gate, cell))}"
@@ -147,7 +176,7 @@ def _escaped(text: str) -> str:
 
 def summary(gate: Gate) -> str:
     """The same screen as Markdown, for a job summary."""
-    verdict = "passed" if gate.passed else "FAILED"
+    verdict = "passed" if gate.passed else gate.answer
     table = Grid(HEADER, [_cells(cell) for cell in gate.cells]).markdown() if gate.cells else ""
     return (
         "\n\n".join(

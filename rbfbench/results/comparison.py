@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
+
 from rbfbench.errors import IncomparableError
 from rbfbench.results.intervals import score
 from rbfbench.results.paired import compare, holm
@@ -63,6 +65,7 @@ class Comparison(Record, frozen=True, kw_only=True):
         suite: Their attacks.
         lines: Clean, then the attacks and worst case of each norm, then the union.
         transfer: Source to target to accuracy on examples made on the source, if it was asked for.
+        checks: Reasons to distrust the numbers, those that fired: "model, norm: code: detail".
     """
 
     schema_version: Literal[1] = 1
@@ -73,6 +76,7 @@ class Comparison(Record, frozen=True, kw_only=True):
     suite: str
     lines: list[Compared]
     transfer: dict[str, dict[str, Score]] | None = None
+    checks: list[str] = msgspec.field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,11 @@ class Result:
         """Id of a row across models: the gradient of a deterministic model is its own, through a stand-in or not."""
         return id_ if self.stochastic or not id_.endswith("/bpda") else f"{id_.removesuffix('/bpda')}/static"
 
+    def asked(self) -> list[str]:
+        """The attacks that were asked for, whatever views of the model they found, with their caps."""
+        rows = [(row["attack"], row.get("label", ""), row.get("limit")) for row in self.run.spec.get("rows", ())]
+        return sorted({f"{name}{label and '-' + label}{'' if cap is None else f'={cap}'}" for name, label, cap in rows})
+
     def entering(self) -> list[list[Sample]]:
         """Samples of each attack that enters the worst case."""
         transfer = bool(self.run.spec.get("include_transfer"))
@@ -144,6 +153,12 @@ def compare_runs(results: Sequence[Result]) -> Comparison:
         n=len(clean[0]),
         suite=str(first.run.spec.get("suite", "")),
         lines=_tested(lines, decisions),
+        checks=[
+            f"{result.model}, {result.norm}: {check.code}: {check.detail}"
+            for result in results
+            for check in result.run.checks
+            if check.fired
+        ],
     )
 
 
@@ -182,6 +197,7 @@ def _same_question(results: Sequence[Result], columns: Mapping[str, Mapping[str,
             _agree("norm", first, other, ", ".join(columns[first.model]), other.norm)
             continue
         _agree("eps", twin, other, twin.run.spec["eps"], other.run.spec["eps"])
+        _agree("the attacks asked for", twin, other, twin.asked(), other.asked())
         settled = {twin.shared_id(row.id): row.params for row in twin.run.attacks}
         for row in other.run.attacks:
             if (id_ := other.shared_id(row.id)) in settled:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from rbfbench.errors import IncomparableError, IncompleteError, LoadError, UsageError
+from rbfbench.results.intervals import score
 from rbfbench.results.paired import compare, holm, mcnemar
 from rbfbench.results.records import Count, Fraction, Record, Run, Sample
 from rbfbench.results.store import read_results
@@ -18,8 +19,12 @@ from rbfbench.results.summary import choose, enters_worst_case
 
 WORST = "WORST CASE"
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # right decisions of one image, in one character
+ROUNDING = 1e-12  # of accuracies, which are sums of fractions
 LINE = 100  # images a line of a baseline file
 # What must agree. `passes` may differ: more decisions say the same more exactly.
+# Checks that leave an accuracy without meaning: whoever passes by it has proved nothing.
+PROOFLESS = frozenset({"answers-changed", "noise-not-attacked", "noise-shared", "null-off-clean", "zero-gradient"})
+FEW_FLAT = 0.01  # share of images that gave no gradient to any attack, below which zero-gradient is no reason to stop
 ASKED = ("norm", "eps", "suite", "seed", "worst_case", "include_transfer")
 
 
@@ -50,6 +55,8 @@ class Baseline(Record, frozen=True, kw_only=True):
         asked: Norm, eps, suite and whatever else must be the same.
         command: What makes such a run.
         cells: By name, in the order of the run.
+        checks: Reasons to distrust the run, those that fired: code to detail.
+        proofless: Codes of those that leave its accuracies without meaning.
     """
 
     schema_version: Literal[1] = 1
@@ -62,6 +69,8 @@ class Baseline(Record, frozen=True, kw_only=True):
     asked: dict[str, Any]
     command: str
     cells: dict[str, BaselineCell]
+    checks: dict[str, str] = msgspec.field(default_factory=dict)
+    proofless: list[str] = msgspec.field(default_factory=list)
 
 
 class Judged(Record, frozen=True, kw_only=True):
@@ -75,8 +84,10 @@ class Judged(Record, frozen=True, kw_only=True):
         rose: Images that are right more often.
         p: Chance of a fall like this or larger if nothing has changed (exact one-sided sign-flip test).
         p_holm: The same, adjusted for all cells.
-        visible: Smallest fall that would have counted as more than chance, if as many images rose as did.
+        visible: Smallest fall that would have counted as more than chance, if as many images rose as did; None where
+            an image has several decisions, since a fall of one of them counts less than a fall of all.
         failed: It fell by more than is allowed, and by more than chance.
+        unclear: It fell by more than is allowed, and chance explains it.
         broken: Positions of images that are right less often than before.
     """
 
@@ -87,17 +98,27 @@ class Judged(Record, frozen=True, kw_only=True):
     rose: Count
     p: Fraction
     p_holm: Fraction
-    visible: Fraction
+    visible: Fraction | None
     failed: bool
+    unclear: bool
     broken: list[Count]
 
 
 class Floor(Record, frozen=True, kw_only=True):
-    """An accuracy that must be reached, whatever it was before."""
+    """An accuracy that must be reached, whatever it was before.
+
+    Attributes:
+        norm: Of the budget.
+        least: What is asked for.
+        accuracy: Of the worst case.
+        ci95: Of it, over the choice of images; the gate judges the accuracy itself.
+        failed: It is lower.
+    """
 
     norm: str
     least: Fraction
     accuracy: Fraction
+    ci95: tuple[Fraction, Fraction]
     failed: bool
 
 
@@ -111,9 +132,11 @@ class Gate(Record, frozen=True, kw_only=True):
         alpha: Chance at which a fall counts.
         cells: Against the baseline; none without one.
         floors: Absolute gates.
-        unjudged: Cells of the run that the baseline does not have.
+        unjudged: Cells of the run that the baseline does not have, and with them the worst case over other attacks.
         images: Ids of the images, by position.
         command: What makes the run again.
+        checks: Reasons to distrust the run, those that fired: code to detail.
+        proofless: Codes of those that leave its accuracies without meaning, and that the baseline does not share.
     """
 
     model: str
@@ -125,11 +148,19 @@ class Gate(Record, frozen=True, kw_only=True):
     unjudged: list[str]
     images: list[str]
     command: str
+    checks: dict[str, str]
+    proofless: list[str]
+
+    @property
+    def answer(self) -> Literal["PASSED", "FAILED", "UNPROVEN"]:
+        """FAILED where anything did; UNPROVEN where nothing did, in a run whose accuracies prove nothing."""
+        failed = any(cell.failed for cell in self.cells) or any(floor.failed for floor in self.floors)
+        return "FAILED" if failed else "UNPROVEN" if self.proofless else "PASSED"
 
     @property
     def passed(self) -> bool:
-        """Nothing failed."""
-        return not (any(cell.failed for cell in self.cells) or any(floor.failed for floor in self.floors))
+        """Nothing failed, in a run that proves something."""
+        return self.answer == "PASSED"
 
 
 def baseline_of(run: Run, samples: Sequence[Sample], command: str) -> Baseline:
@@ -160,6 +191,8 @@ def baseline_of(run: Run, samples: Sequence[Sample], command: str) -> Baseline:
     chosen = choose(by_row.values(), stochastic=stochastic)
     outcomes[WORST] = {image: s.correct for image, s in chosen.items()}
     params = {row.id: row.params for row in rows}
+    checks = {check.code: check.detail for check in run.checks if check.fired}
+    few_flat = min((row.flat / row.n for row in rows if row.backwards), default=1.0) <= FEW_FLAT
     return Baseline(
         model=name,
         model_digest=run.model_digest,
@@ -177,6 +210,8 @@ def baseline_of(run: Run, samples: Sequence[Sample], command: str) -> Baseline:
             )
             for cell, found in outcomes.items()
         },
+        checks=checks,
+        proofless=sorted((checks.keys() & PROOFLESS) - ({"zero-gradient"} if few_flat else set())),
     )
 
 
@@ -260,6 +295,7 @@ def judge(
         if not holds:
             raise UsageError(f"the gate has no {name} to judge by", f"it is not {wanted}", "change it")
     cells = _judged(before, after, max_drop=max_drop, alpha=alpha) if before else []
+    judged = {cell.name for cell in cells}
     norm, worst = str(after.asked["norm"]), after.cells[WORST].accuracy
     if strange := set(floors) - {"", norm}:
         raise IncomparableError(
@@ -273,25 +309,38 @@ def judge(
         max_drop=max_drop,
         alpha=alpha,
         cells=cells,
-        floors=[Floor(norm=norm, least=least, accuracy=worst, failed=worst < least) for least in floors.values()],
-        unjudged=[name for name in after.cells if before and name not in before.cells],
+        floors=[
+            Floor(
+                norm=norm,
+                least=least,
+                accuracy=worst,
+                ci95=score(worst * after.n, after.n).ci95,
+                failed=least - worst > ROUNDING,
+            )
+            for least in floors.values()
+        ],
+        unjudged=[name for name in after.cells if before and name not in judged],
         images=list(images[: after.n]),
         command=after.command,
+        checks=after.checks,
+        proofless=[code for code in after.proofless if not (before and code in before.proofless)],
     )
 
 
 def _judged(before: Baseline, after: Baseline, *, max_drop: float, alpha: float) -> list[Judged]:
     same_question(before, after)
     decisions = math.lcm(before.decisions, after.decisions)
+    same_attacks = after.cells.keys() == before.cells.keys()
     pairs = {
         name: (_read(cell, before.decisions), _read(after.cells[name], after.decisions))
         for name, cell in before.cells.items()
+        if name != WORST or same_attacks  # an attack that was added would pass for a fall
     }
     tests = {name: compare(*pair, decisions=decisions) for name, pair in pairs.items()}
     adjusted = dict(zip(tests, holm([test.p_fall for test in tests.values()]), strict=True))
     found = []
     for name, test in tests.items():
-        drop = -test.difference
+        large = -test.difference > max_drop + ROUNDING
         found.append(
             Judged(
                 name=name,
@@ -301,8 +350,9 @@ def _judged(before: Baseline, after: Baseline, *, max_drop: float, alpha: float)
                 rose=test.rose,
                 p=test.p_fall,
                 p_holm=adjusted[name],
-                visible=visible(test.n, test.rose, alpha / len(tests)),
-                failed=drop > max_drop + 1e-12 and adjusted[name] < alpha,
+                visible=visible(test.n, test.rose, alpha / len(tests)) if decisions == 1 else None,
+                failed=large and adjusted[name] < alpha,
+                unclear=large and adjusted[name] >= alpha,
                 broken=[i for i, (a, b) in enumerate(zip(*pairs[name], strict=True)) if b < a],
             )
         )
@@ -333,22 +383,39 @@ def same_question(before: Baseline, after: Baseline) -> None:
     Raises:
         IncomparableError: They differ in a field, which is named.
     """
-
-    def agree(field: str, old: object, new: object) -> None:
-        if old != new:
-            raise IncomparableError(
-                "the run cannot be judged by this baseline",
-                f"{field} differs: {old} in the baseline, {new} in the run",
-                "run the baseline's command, or save a new baseline",
-            )
-
-    agree("the images (data_digest)", before.data_digest, after.data_digest)
-    agree("n", before.n, after.n)
-    for field in ASKED:
-        old, new = before.asked.get(field), after.asked.get(field)
-        agree(field, False if old is None else old, False if new is None else new)
+    same_terms(before, after.asked, data_digest=after.data_digest, n=after.n)
+    _agree("n", before.n, after.n)
     for name, cell in before.cells.items():
         if name not in after.cells:
-            agree("the attacks", name, "none of this name")
-        agree(f"the parameters of {name}", cell.params, after.cells[name].params)
-        agree(f"the images of {name}", len("".join(cell.right)), len("".join(after.cells[name].right)))
+            _agree("the attacks", name, "none of this name")
+        _agree(f"the parameters of {name}", cell.params, after.cells[name].params)
+        _agree(f"the images of {name}", len("".join(cell.right)), len("".join(after.cells[name].right)))
+
+
+def same_terms(before: Baseline, asked: Mapping[str, Any], *, data_digest: str, n: int) -> None:
+    """Refuse what a run is about to ask, if the baseline was asked something else: before hours are spent on it.
+
+    Args:
+        before: The baseline.
+        asked: Spec of the run.
+        data_digest: Of its images.
+        n: How many they are.
+
+    Raises:
+        IncomparableError: They differ in a field, which is named.
+    """
+    if before.data_digest != data_digest:
+        old, new = (f"{count} of digest {of[:12]}" for count, of in ((before.n, before.data_digest), (n, data_digest)))
+        _agree("the images (data_digest)", old, new)
+    for field in ASKED:
+        was, is_now = (False if fields.get(field) is None else fields[field] for fields in (before.asked, asked))
+        _agree(field, was, is_now)
+
+
+def _agree(field: str, old: object, new: object) -> None:
+    if old != new:
+        raise IncomparableError(
+            "the run cannot be judged by this baseline",
+            f"{field} differs: {old} in the baseline, {new} in the run",
+            "run the baseline's command, or save a new baseline",
+        )

@@ -54,13 +54,14 @@ def compare(first: Sequence[float], second: Sequence[float], *, decisions: int =
     if any(abs(step - nearest) > 1e-6 for step, nearest in zip(steps, whole, strict=True)):
         raise ValueError(f"outcomes are not multiples of 1/{decisions}")
     total = sum(whole)
+    chances = _signed_sums(whole)
     return Paired(
         n=len(whole),
         difference=total / decisions / len(whole),
         rose=sum(step > 0 for step in whole),
         fell=sum(step < 0 for step in whole),
-        p_fall=_tail(whole, -total),
-        p=min(1.0, 2 * _tail(whole, abs(total))) if total else 1.0,
+        p_fall=_tail(chances, -total),
+        p=min(1.0, 2 * _tail(chances, abs(total))) if total else 1.0,
     )
 
 
@@ -79,22 +80,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _tail(differences: Sequence[int], least: int) -> float:
-    """P(sum of randomly signed |differences| >= least).
+def _tail(chances: Mapping[int, float], least: int) -> float:
+    return min(1.0, fsum(chance for at, chance in chances.items() if at >= least))
 
-    Differences of one size v that occur m times add v (2 B - m) with B binomial (m, 1/2), so the sum is at least
-    `least` where the sum of v B is at least half of `least` plus all sizes.
+
+def _signed_sums(differences: Sequence[int]) -> Mapping[int, float]:
+    """Chances of each sum of randomly signed |differences|, without negligible ones.
+
+    Differences of one size v that occur m times add v (2 B - m) with B binomial (m, 1/2).
     """
     sizes = Counter(abs(difference) for difference in differences if difference)
-    everything = sum(size * count for size, count in sizes.items())
     chances: Mapping[int, float] = {0: 1.0}
     for size, count in sizes.items():
         single, together = _binomial(count), defaultdict[int, float](float)
         for at, chance in chances.items():
             for successes, probability in single.items():
-                together[at + size * successes] += chance * probability
-        chances = together
-    return min(1.0, fsum(chance for at, chance in chances.items() if 2 * at >= least + everything))
+                together[at + size * (2 * successes - count)] += chance * probability
+        least_kept = NEGLIGIBLE * max(together.values())
+        chances = {at: chance for at, chance in together.items() if chance > least_kept}
+    return chances
 
 
 def _binomial(n: int) -> dict[int, float]:

@@ -58,7 +58,7 @@ class AttackRow(Score, frozen=True, kw_only=True):
             `accuracy` then.
         accuracy_of_right: Of a transfer attack: accuracy over the images that the model gets right without attack.
         curve: Of an attack that looks for the nearest adversarial example: (radius, accuracy) pairs by growing radius,
-            all from this one run; None where it was not at images that an earlier row broke.
+            all from this one run; None where it was not at images that an earlier row broke, and on a random model.
         attacked: Images that the attack was at: all but clean errors and spared ones.
         unmoved: Those of them whose candidate is the image itself.
         median_distance: Of an attack that looks for the nearest adversarial example: the median over the images asked
@@ -154,7 +154,8 @@ class Sample(Record, frozen=True, kw_only=True):
         linf: Size of the perturbation, likewise l2 and l1; None where the candidate was not finite.
         forwards: Forward passes spent on this image, likewise backwards.
         distance: Length in the norm of the run of the nearest verified adversarial example, whatever the budget, from
-            an attack that looks for it; None where there is none, and for other attacks.
+            an attack that looks for it; None where there is none, for other attacks, and on a random model, whose
+            nearest example lies where its noise takes it back.
     """
 
     attack: str

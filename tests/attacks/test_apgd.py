@@ -452,3 +452,14 @@ def test_a_survivor_walks_on_as_if_the_broken_had_not_been_there(norm: str, eps:
         alone, single = run(x[i : i + 1], y[i : i + 1], names=[f"{i}:toy"])
         assert torch.allclose(alone[0], together[i], rtol=0, atol=1e-9)
         assert single.counts.backwards[0] == spent[i]
+
+
+def test_within_no_budget_the_images_come_back_though_some_are_wrong(device: torch.device) -> None:
+    """The radii of all phases under l1 are alike then: those that are broken leave in the last one only."""
+    x = images(3, device)
+    model = smooth_net(3, device)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    y[1] = (y[1] + 1) % 3
+    x_adv, _ = run_attack("apgd-ce", plain(model), x, y, norm="l1", eps=0.0, steps=20)
+    assert torch.equal(x_adv, x)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
-from toys import DUAL, Array, Linear, best_move, images, lengths, linear_pair, margins, plain, run_attack
+from toys import DUAL, Array, Linear, best_move, images, lengths, linear_pair, margins, plain, run_attack, smooth_net
 
 from rbfbench.attacks import ATTACKS
 from rbfbench.attacks.ead import shrink
+from rbfbench.attacks.rng import Keys
 
 # Shares above the closed-form minimum: DeepFool's overshoot of 2%; Adam and FISTA with few steps on smooth problems;
 # the bound of cw-linf falls in steps of 10%.
@@ -151,3 +152,36 @@ def test_where_nothing_is_found_the_image_comes_back(name: str, norm: str, devic
 
     small = {key: value for key, value in {"steps": 5, "search_steps": 2}.items() if key in ATTACKS[name].parameters}
     assert torch.equal(run(name, constant, x, y, norm, **small), x)
+
+
+@pytest.mark.parametrize(("name", "norm"), [*((c[0], c[1]) for c in CASES), ("fab-t", "l2")])
+def test_a_point_that_only_one_look_finds_wrong_is_no_example(name: str, norm: str, device: torch.device) -> None:
+    """The model answers wrongly when it meets a point for the first time, and never again."""
+    x = interior(1, device)
+    model, y, _ = linear(3, x)
+    met: set[bytes] = set()
+
+    def flaky(x: Tensor, keys: Keys | None) -> Tensor:
+        logits = torch.nn.functional.one_hot(y, 3) + 1e-3 * model(x)
+        point = x.detach().cpu().numpy().tobytes()
+        first = point not in met
+        met.add(point)
+        return logits.roll(1, dims=1) if first else logits
+
+    settings = {"steps": 6, "search_steps": 2, "targets": 2}
+    asked = {key: value for key, value in settings.items() if key in ATTACKS[name].parameters}
+    x_adv, _ = run_attack(name, flaky, x, y, norm=norm, eps=0.1, draws=1, exact=False, **asked)
+    assert met
+    assert torch.equal(x_adv, x)
+
+
+@pytest.mark.parametrize("scale", [2.0**-10, 2.0**10])
+def test_cw_linf_does_not_depend_on_the_scale_of_the_logits(scale: float, device: torch.device) -> None:
+    """Powers of two round nothing, so the walk is the same to the last bit."""
+    x = images(4, device)
+    model = smooth_net(4, device)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    plainly = run("cw-linf", model, x, y, "linf", steps=50)
+    assert (lengths(plainly - x, "linf") > 0).any()
+    assert torch.equal(run("cw-linf", lambda x: scale * model(x), x, y, "linf", steps=50), plainly)

@@ -531,3 +531,35 @@ def test_a_component_without_gradient_does_not_stop_the_others(name: str, device
     x_adv, _ = run_attack(name, plain(model), x.detach(), y, norm="linf", eps=0.1)
     assert torch.isfinite(x_adv).all()
     assert (model(x_adv).argmax(1) == 1).all()
+
+
+@pytest.mark.parametrize("name", ["pgd", "cw", "mi-fgsm"])
+def test_through_noise_a_walk_ends_at_the_optimum_of_a_linear_model(name: str, device: torch.device) -> None:
+    """The noise is larger than all that the attack can gain: of the points on its way the luckiest is any of them."""
+    x = 0.4 + 0.2 * images(12, device)
+    model, g = linear_pair(x, gap=0.0)
+    y = torch.zeros(12, dtype=torch.int64, device=device)
+    x_adv, _ = run_attack(name, noisy(model, 1.0), x, y, norm="linf", eps=0.05, draws=2, exact=False)
+    reached, best = gains(x, x_adv, g, "linf", 0.05 * (1 - 1e-6))
+    assert reached == pytest.approx(best, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"), [("pgd", "l2"), ("slide", "l1"), ("daa-blob", "linf"), ("daa-dgf", "linf"), ("spsa", "l2")]
+)
+def test_through_noise_the_end_of_a_walk_is_returned_and_not_its_luckiest_point(
+    name: str, norm: str, device: torch.device
+) -> None:
+    x = images(1, device)
+    model, _ = linear_pair(x, gap=0.0)
+    seen: list[Tensor] = []
+
+    def watched(x: Tensor, keys: Keys | None) -> Tensor:
+        seen.append(x.detach().clone())
+        return noisy(model, 1.0)(x, keys)
+
+    y = torch.zeros(1, dtype=torch.int64, device=device)
+    settings = {"eps": 0.5, "steps": 12, "draws": 1} | ({"pairs": 2} if name == "spsa" else {})
+    x_adv, _ = run_attack(name, watched, x, y, norm=norm, exact=False, **settings)
+    assert len(seen) > 12
+    assert torch.equal(x_adv, seen[-1])

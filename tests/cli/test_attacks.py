@@ -78,6 +78,10 @@ def test_the_default_surrogate_is_the_undefended_net_and_its_likeness_is_told(he
         (("--cap", "fgsm=two"), UsageError, "N above 0"),
         (("--cap", "spsa=5"), UsageError, "attack of this run"),
         (("--suite", "autoatack"), UsageError, "did you mean 'autoattack"),
+        (("--attack", "autoattack"), UsageError, "write --suite autoattack"),
+        (("--attack", "pgd-margin"), UsageError, "write --attack pgd --set pgd.steps=20 --set pgd.loss=margin"),
+        (("--attack", "fgsm/static"), UsageError, "write --attack fgsm --gradient static"),
+        (("--attack", "PGD"), UsageError, "did you mean 'pgd'"),
     ],
 )
 def test_what_cannot_be_is_told_and_never_another_attack(here, arguments, error, words):

@@ -41,6 +41,12 @@ def test_a_model_that_cannot_be_given_is_refused_in_one_line(case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_radius_in_quotes_is_refused_in_one_line() -> None:
+    x, y = rbfbench.load_data("digits").batch(0, 4)
+    with pytest.raises(UsageError, match="eps = '8/255' is no number: it is of type str; write 8 / 255"):
+        rbfbench.attack(rbfbench.load_model("cnn", "digits"), x, y, norm="linf", eps="8/255")  # type: ignore[arg-type]
+
+
 def test_attack_leaves_the_model_its_modes_and_its_gradients() -> None:
     x, y = rbfbench.load_data("digits").batch(0, 4)
     model = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 10)).train()

@@ -690,6 +690,36 @@ def test_a_search_for_the_nearest_example_is_judged_under_the_budget_and_gives_t
     assert result.median_distance == pytest.approx(float(distance[dark].max()), abs=1e-6)  # half the images withstand
 
 
+def test_a_nearest_example_that_is_not_finite_is_invalid():
+    """Put right on the way, it would pass for an image that withstood."""
+    lost = 0
+
+    def breaks_down(oracle, x, y, *, norm, eps, rng):
+        nonlocal lost
+        lost += 1
+        x_adv = to_the_border(oracle, x, y, norm=norm, eps=eps, rng=rng)
+        x_adv[0, 0, 0, 0] = torch.nan
+        return x_adv
+
+    with patched(down=(breaks_down, {"kind": "minimum-norm"})):
+        outcome = run(Brightness(), [Row("down", "none", {})], eps=1.0)
+    (row,) = outcome.run.attacks
+    assert row.invalid == lost > 0
+    assert [s.status for s in outcome.samples].count("invalid") == lost
+
+
+def test_the_nearest_example_of_a_random_model_has_no_distance():
+    """It lies where half of all decisions take it back, so luck decides what length is found."""
+    model, data = NoisyBrightness(), images()
+    with patched(border=(to_the_border, {"kind": "minimum-norm"})):
+        outcome = run(model, [Row("border", "none", {})], data, eps=1.0)
+    (row,) = outcome.run.attacks
+    assert outcome.run.model["stochastic"]
+    assert (row.curve, row.median_distance) == (None, None)
+    assert all(sample.distance is None for sample in outcome.samples)
+    assert row.accuracy < 1
+
+
 def test_a_claimed_nearest_example_that_the_model_gets_right_has_no_distance():
     def boast(oracle, x, y, *, norm, eps, rng):
         return (x + 1e-3).clamp(0, 1)
@@ -926,20 +956,17 @@ def test_a_capped_coupled_attack_does_what_a_run_of_its_images_does(monkeypatch)
     assert many.ids[:40] == few.ids
     whole = row("daa-blob", steps=20, step_size=0.1, particles=16, weight=0.1)
     capped = dataclasses.replace(whole, limit=40)
-    groups, keyed = [], []
-    attack_batch, digest = engine._Job._attack_batch, engine.cell_key
+    groups = []
+    attack_batch = engine._Job._attack_batch
 
     def watched(job, row, view, examples, where):
         groups.append({job.images.ids[i] for i in where})
         return attack_batch(job, row, view, examples, where)
 
     monkeypatch.setattr(engine._Job, "_attack_batch", watched)
-    monkeypatch.setattr(engine, "cell_key", lambda parts: keyed.append(parts) or digest(parts))
     alone = run(Brightness(), [whole], few, eps=0.4)
     within = run(Brightness(), [capped], many, eps=0.4)
     assert groups[:3] == groups[3:]
     assert [len(group) for group in groups] == [16, 16, 8] * 2
     assert within.samples == alone.samples
     assert within.run.attacks[0].k == 20
-    schemas = [parts["schema"] for parts in keyed if "row" in parts]
-    assert schemas == [4, 4, 5, 5]  # cells of the other groups are not resumed
