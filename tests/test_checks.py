@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import msgspec
 import pytest
 from test_summary import cell_of, sample
 
-from rbfbench.evaluation.checks import _single_step
+from rbfbench.attacks import Row
+from rbfbench.evaluation.checks import _single_step, _static, _why_left_out
 from rbfbench.results.records import Cell
 
 SPARED = -1.0  # stands for an image that was not attacked, and counts as broken
@@ -62,3 +65,24 @@ def test_a_few_survivors_are_no_points():
 def test_what_a_row_broke_within_a_smaller_ball_is_its_own():
     assert not _single_step([row("fgsm/static", 1, 1, 0), row("pgd/static", -1, -1, 1)]).fired
     assert _single_step([row("fgsm/static", -1, -1, 1), row("pgd/static", 1, 1, 0)]).fired
+
+
+@pytest.mark.parametrize(("lost", "fired"), [(6, False), (7, True)])
+def test_an_attack_that_does_not_see_the_noise_and_breaks_more_is_told(lost, fired):
+    """Of the images that differ all fall: 2^-6 = 0.016 is no reason yet, 2^-7 = 0.008 is."""
+    target = SimpleNamespace(stochastic=True)
+    static = cell_of(
+        [sample(i, "pgd/static", correct=float(i >= lost)) for i in range(30)], "pgd/static", view="static"
+    )
+    seeing = [cell_of([sample(i, id_) for i in range(30)], id_) for id_ in ("pgd/eot", "apgd-ce/eot")]
+    assert _static(target, [static, *seeing]).fired is fired
+    strong = cell_of([sample(i, "fgsm/eot", correct=0.0) for i in range(30)], "fgsm/eot")
+    assert not _static(target, [static, *seeing, strong]).fired
+    assert not _static(target, [static]).fired  # noise-not-attacked says so
+    assert not _static(SimpleNamespace(stochastic=False), [static, *seeing]).fired
+
+
+def test_rows_that_did_not_run_are_named_with_what_kept_them():
+    rows = [Row("pgd", "eot", {}), Row("transfer", "none", {}, label="pgd")]
+    said = _why_left_out(rows)
+    assert said == "transfer-pgd did not run: no surrogate was given; pgd/eot did not run: the model has no such view"

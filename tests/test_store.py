@@ -29,6 +29,7 @@ from rbfbench.results.schema import SCHEMA_FILE, run_schema
 from rbfbench.results.store import RunFolder, cell_key, read_run, read_samples
 
 KEY = cell_key({"attack": "pgd"})
+HALF = score(1, 2)
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals or permissions")
 
 
@@ -40,7 +41,7 @@ def make_sample(image: int = 0, **changes: Any) -> Sample:
 
 
 def make_row(**changes: Any) -> AttackRow:
-    fields: dict[str, Any] = {"accuracy": 0.5, "k": 1.0, "n": 2, "ci95": (0.1, 0.9), "id": "pgd/eot", "name": "pgd"}
+    fields: dict[str, Any] = {"accuracy": 0.5, "k": 1.0, "n": 2, "ci95": HALF.ci95, "id": "pgd/eot", "name": "pgd"}
     fields |= {"view": "eot", "category": "white-box", "norm": "linf", "eps": 0.031, "decisions": 3, "invalid": 0}
     fields |= {"unknown": 0, "forwards": 10.5, "backwards": 9.0, "wall_s": 1.5, "params": {"steps": 10, "loss": "ce"}}
     return AttackRow(**{**fields, "accuracy_8bit": 0.5, "wrong_any": 2, **changes})
@@ -61,7 +62,7 @@ def make_run(**changes: Any) -> Run:
         "environment": Environment(rbfbench="0.1.0", python="3.11", torch="2.10", device="cpu", threads=2, git=None),
         "clean": score(2, 2),
         "attacks": [make_row()],
-        "worst_case": WorstCase(accuracy=0.5, k=1, n=2, ci95=(0.1, 0.9), strongest="pgd/eot"),
+        "worst_case": WorstCase(accuracy=0.5, k=1, n=2, ci95=HALF.ci95, strongest="pgd/eot"),
         "null_attack": score(1.5, 2),
         "checks": [],
     }
@@ -328,6 +329,17 @@ def test_a_bad_run_file_gets_one_clear_line(content: bytes, why: str, tmp_path: 
     assert str(tmp_path / "run.json") in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("part", ["clean", "worst_case", "null_attack", "attacks"])
+@pytest.mark.parametrize("change", [{"accuracy": 0.99}, {"ci95": [0.98, 0.99]}, {"k": 1.5}, {"k": 3.0}])
+def test_numbers_that_do_not_add_up_are_not_quoted(part: str, change: dict[str, Any], tmp_path: Path) -> None:
+    document = json.loads(encode_run(make_run()))
+    edited = document[part][0] if part == "attacks" else document[part]
+    edited |= change if change != {"k": 1.5} or part != "null_attack" else {"k": 1.0}
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    with pytest.raises(LoadError, match=r"are not those of .*: it was edited; run the attack again"):
+        read_run(tmp_path)
 
 
 def test_missing_runs_and_samples(tmp_path: Path) -> None:

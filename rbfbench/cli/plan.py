@@ -276,7 +276,7 @@ def spec_of(
 
     if not given["gradient"] and "bpda" in target.views and "static" not in target.views:
         rows = [replace(row, view="bpda") if row.view == "static" else row for row in rows]
-    elif not given["gradient"] and "static" not in target.views:
+    elif not given["gradient"] and "eot" in target.views and "static" not in target.views:
         # The noise of a foreign model cannot be switched off: attacks given by name look through it.
         named = given["attacks"] or ()
         rows = [

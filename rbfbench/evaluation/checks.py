@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from math import fsum
 
-from rbfbench.attacks import Row
+from rbfbench.attacks import NOISY_VIEWS, Row
 from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.evaluation.target import Target
+from rbfbench.interop import attack_info
+from rbfbench.results.paired import compare
 from rbfbench.results.records import AttackRow, Cell, Check, Score
 
 ONE_POINT = 0.01
@@ -15,6 +17,7 @@ BLACK_BOX = 0.002  # share of images from which a black box that does better is 
 GRADIENTS = ("white-box", "static", "adaptive")  # categories of rows that follow them
 NO_VARIANCE = 1e-6  # a filter below it tells an exact match from a change of one 8-bit level in one pixel
 GREY = 0.5
+SELDOM = 0.01  # chance of such a difference between equal attacks, below which one is called stronger
 
 
 def run_checks(
@@ -37,7 +40,6 @@ def run_checks(
         finished: Whether every attack of the run is among them; one to come may average over the noise.
     """
     rows = [cell.row for cell in cells]
-    names = ", ".join(row.id for row in left_out)
     chance = 1 / target.n_classes
     at_chance = clean.ci95[0] <= chance
     adaptive = any(row.view not in ("static", "none") for row in rows)
@@ -46,7 +48,11 @@ def run_checks(
             code="clean-at-chance",
             fired=at_chance,
             detail=f"clean accuracy {clean.accuracy:.1%} cannot be told from chance ({chance:.1%}): "
-            + (suspicion or "does the model expect another input range (--input-range, --mean, --std) or label order?"),
+            + (
+                suspicion
+                or "are the weights loaded (--weights), and does the model expect another input range "
+                "(--input-range, --mean, --std) or label order?"
+            ),
         ),
         Check(
             code="probabilities",
@@ -61,7 +67,7 @@ def run_checks(
         Check(
             code="rows-left-out",
             fired=bool(left_out),
-            detail=f"the model has no such view, or there is no surrogate, so these rows did not run: {names}",
+            detail=_why_left_out(left_out),
         ),
         _flat(rows),
         Check(
@@ -73,9 +79,20 @@ def run_checks(
         _few_classes(target, rows),
         _idle(rows),
         _single_step(cells),
+        _static(target, cells),
         _black_box(cells),
         _eight_bit(rows),
     ]
+
+
+def _why_left_out(rows: Sequence[Row]) -> str:
+    """Reasons, with the rows that each keeps from running."""
+    reasons = {
+        "no surrogate was given": [row.id for row in rows if attack_info(row.attack).surrogate],
+        "the model has no such view": [row.id for row in rows if not attack_info(row.attack).surrogate],
+    }
+    found = [f"{', '.join(ids)} did not run: {reason}" for reason, ids in reasons.items() if ids]
+    return "; ".join(found) or "every row ran"
 
 
 def _degenerate(target: Target) -> Check:
@@ -142,12 +159,35 @@ def _single_step(cells: Sequence[Cell]) -> Check:
     )
 
 
+def _static(target: Target, cells: Sequence[Cell]) -> Check:
+    """Rows that do not see a random model's noise against those that do, on the images of both."""
+    blind = [cell for cell in cells if cell.row.view == "static"] if target.stochastic else []
+    seeing = [cell for cell in cells if cell.row.view in NOISY_VIEWS]
+    stronger = [one.row.id for one in blind if seeing and all(_breaks_more(one, other) for other in seeing)]
+    return Check(
+        code="static-stronger",
+        fired=bool(stronger),
+        detail=f"{', '.join(stronger) or 'no row'} breaks more without seeing the noise than any attack that averages "
+        "over it: give those more (--eot-samples, steps, restarts)",
+    )
+
+
+def _breaks_more(one: Cell, other: Cell) -> bool:
+    """Whether a row leaves less than another on the images of both, and by more than chance explains."""
+    theirs = {s.image: s.correct for s in other.samples}
+    elsewhere = _broken_elsewhere(one) | _broken_elsewhere(other)
+    both = [s for s in one.samples if s.image in theirs and s.image not in elsewhere]
+    decisions = math.lcm(one.row.decisions, other.row.decisions)
+    left = [theirs[s.image] for s in both], [s.correct for s in both]
+    return bool(both) and compare(*left, decisions=decisions).p_fall < SELDOM
+
+
 def _lead(one: Cell, other: Cell) -> float:
     """How much more the first row breaks, as a share of the images that both hold."""
     theirs = {s.image: s.correct for s in other.samples}
     elsewhere = _broken_elsewhere(one) | _broken_elsewhere(other)
     both = [s for s in one.samples if s.image in theirs]
-    return fsum(theirs[s.image] - s.correct for s in both if s.image not in elsewhere) / max(1, len(both))
+    return math.fsum(theirs[s.image] - s.correct for s in both if s.image not in elsewhere) / max(1, len(both))
 
 
 def _broken_elsewhere(cell: Cell) -> set[str]:
@@ -165,7 +205,7 @@ def _black_box(cells: Sequence[Cell]) -> Check:
             continue
         for correct in gradients:
             both = [(s.correct, correct[s.image]) for s in cell.samples if s.image in correct]
-            gap = (fsum(ours for _, ours in both) - fsum(blind for blind, _ in both)) / max(1, len(both))
+            gap = (math.fsum(ours for _, ours in both) - math.fsum(blind for blind, _ in both)) / max(1, len(both))
             if gap <= BLACK_BOX:
                 break  # this one breaks as much
         else:

@@ -49,6 +49,7 @@ QUESTIONS = {
     "probabilities": "Does the model return probabilities, which flatten the loss?",
     "rows-left-out": "Did attacks of the suite not run?",
     "single-step-stronger": "Does one step break more than many? Then gradients mislead.",
+    "static-stronger": "Does an attack that does not see the noise break more than those that do?",
     "surrogate-is-target": "Was a transfer attack made on the model itself?",
     "zero-gradient": "Did images give an attack no gradient at all?",
 }

@@ -17,7 +17,8 @@ import msgspec
 
 from rbfbench.errors import IncompleteError, LoadError
 from rbfbench.results.atomic import remove, write_atomic
-from rbfbench.results.records import Cell, Record, Run, Sample, encode, encode_run
+from rbfbench.results.intervals import score
+from rbfbench.results.records import Cell, Record, Run, Sample, Score, encode, encode_run
 
 D = TypeVar("D", bound=Record)
 
@@ -138,7 +139,7 @@ def read_run(path: Path) -> Run:
 
     Raises:
         IncompleteError: The run in this folder has not ended.
-        LoadError: Missing or damaged, from a newer rbfbench, or no run at all.
+        LoadError: Missing, damaged or edited, from a newer rbfbench, or no run at all.
     """
     file = path / RUN_FILE if path.is_dir() else path
     try:
@@ -151,7 +152,21 @@ def read_run(path: Path) -> Run:
         raise LoadError(f"cannot read {path}", "there is no run here", "give the folder of a run") from error
     except OSError as error:
         raise LoadError(f"cannot read {file}", _reason(error), "give the folder of a run") from error
-    return _decode(file, data, Run)
+    run = _decode(file, data, Run)
+    named = {"clean": run.clean, "the worst case": run.worst_case, "the null control": run.null_attack}
+    for name, found in [*named.items(), *((row.id, row) for row in run.attacks)]:
+        if found is not None and not _adds_up(found):
+            why = f"accuracy and interval of {name} are not those of {found.k:g} of {found.n}: it was edited"
+            raise LoadError(f"cannot use {file}", why, "run the attack again")
+    return run
+
+
+def _adds_up(found: Score) -> bool:
+    """Whether accuracy and interval are what their counts say."""
+    if not 0 <= found.k <= found.n:
+        return False
+    said, due = (found.accuracy, *found.ci95), score(found.k, found.n)
+    return all(abs(a - b) < 1e-9 for a, b in zip(said, (due.accuracy, *due.ci95), strict=True))
 
 
 def read_document(file: Path, kind: type[D]) -> D:
