@@ -231,3 +231,15 @@ def test_printing_loads_nothing_heavy() -> None:
     code = "import rbfbench.reporting.table, sys; print(sorted({'torch', 'numpy', 'scipy'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("width", [40, 50, 60, 76])
+def test_narrow_screens_keep_every_name_and_number_whole(width):
+    run = make_run("stochastic")
+    lines = printed(run, width).splitlines()
+    assert max(map(len, lines)) <= width
+    for row in run.attacks:
+        (line,) = [line for line in lines if line.startswith(f"{row.id} ")]
+        assert f"{100 * row.accuracy:.1f}%" in line
+        assert f"{100 * row.ci95[0]:.1f}-{100 * row.ci95[1]:.1f}" in line
+    assert any(line.startswith("WORST CASE ") for line in lines)

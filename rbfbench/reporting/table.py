@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from rich import box
@@ -18,6 +19,7 @@ from rbfbench.results.summary import enters_worst_case
 
 PLOT_WIDTH = 21  # a character for every five points of accuracy, and one for zero
 ROOMY = 116  # columns from which the wide layout fits
+USUAL, SMALL = 76, 56  # likewise the usual layout, and one of fewer columns; below it names and accuracies are left
 
 
 def attack_table(run: Run) -> RenderableType:
@@ -72,21 +74,22 @@ def _table(run: Run, options: ConsoleOptions) -> Table:
 
 
 def _columns(run: Run, options: ConsoleOptions) -> list[_Column]:
-    """The columns that fit: the essential ones from 80 characters on, the drawn interval where there is room."""
+    """The columns that fit: names, accuracies and intervals always, the drawn interval where there is room."""
     plot = _plotter(options.ascii_only)
     decisions = max((row.decisions for row in run.attacks), default=1)
-    roomy = options.max_width >= ROOMY
+    roomy, usual, small = (options.max_width >= width for width in (ROOMY, USUAL, SMALL))
+    passes = partial(_passes, roomy=roomy)
     columns = [
         _Column("attack", lambda line: line.label, "left"),
-        _Column("kind", _of_attack(lambda row: row.category), "left"),
+        _Column("kind", _of_attack(lambda row: row.category), "left") if usual else None,
         _Column("accuracy", lambda line: percent(line.score.accuracy) + "%"),
         _Column("95%\ninterval", lambda line: interval(line.score)),
         _Column("0         50      100", lambda line: plot(line.score), "left") if roomy else None,
-        _Column("k/n", lambda line: f"{count(line.score.k)}/{line.score.n}"),
-        _Column("8-bit", _of_attack(lambda row: percent(row.accuracy_8bit) + "%")),
+        _Column("k/n", lambda line: f"{count(line.score.k)}/{line.score.n}") if small else None,
+        _Column("8-bit", _of_attack(lambda row: percent(row.accuracy_8bit) + "%")) if usual else None,
         _Column(f"wrong in\nany of {decisions}", _of_attack(_wrong_any)) if roomy and decisions > 1 else None,
-        _Column("passes\nfwd+bwd" if roomy else "passes", _of_attack(lambda row: _passes(row, roomy))),
-        _Column("time", _of_attack(lambda row: duration(row.wall_s))),
+        _Column("passes\nfwd+bwd" if roomy else "passes", _of_attack(passes)) if usual else None,
+        _Column("time", _of_attack(lambda row: duration(row.wall_s))) if small else None,
     ]
     return [column for column in columns if column is not None]
 
@@ -115,7 +118,7 @@ def _wrong_any(row: AttackRow) -> str:
     return "" if row.wrong_any is None else str(row.wrong_any)
 
 
-def _passes(row: AttackRow, roomy: bool) -> str:
+def _passes(row: AttackRow, *, roomy: bool) -> str:
     return f"{row.forwards:.0f}+{row.backwards:.0f}" if roomy else f"{row.forwards + row.backwards:.0f}"
 
 
