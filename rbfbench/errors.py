@@ -65,7 +65,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
         known: The names that exist.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    lowered = {known_name.lower(): known_name for known_name in names}
+    near = [lowered[found] for found in difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)]
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     todo = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names[:MOST_NAMES])}{more}"
     return UsageError(f"unknown {kind} {name!r}", f"no {kind} has this name", todo)

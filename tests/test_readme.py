@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -34,7 +35,8 @@ def test_the_five_lines_run(capsys):
     # Ten images instead of a hundred: the same code, sooner.
     assert "batch(0, 100)" in block
     exec(compile(block.replace("batch(0, 100)", "batch(0, 10)"), "README.md", "exec"), {})
-    accuracy, interval = re.fullmatch(r"([\d.]+) \((.*)\)\s*", capsys.readouterr().out).groups()
+    accuracy, interval, doubts = re.fullmatch(r"([\d.]+) \((.*?)\) (\[.*\])\n", capsys.readouterr().out).groups()
+    assert all(isinstance(doubt, str) for doubt in ast.literal_eval(doubts))
     low, high = map(float, interval.split(", "))
     assert 0 <= low <= float(accuracy) <= high <= 1
 

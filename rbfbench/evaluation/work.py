@@ -37,10 +37,12 @@ def draws_of(target: Target, row: Row) -> int:
 def verdict_decisions(target: Target, row: Row, passes: int) -> tuple[int, int]:
     """How often a verdict on one candidate of a row asks for `passes` decisions of a random model, and for one.
 
-    An attack that looks for the nearest example has two candidates to choose from, and two distances to verify.
+    An attack that looks for the nearest example has two candidates to choose from, and two distances to verify unless
+    the model is random.
     """
-    many = (2 if target.stochastic else 1) + (4 if attack_info(row.attack).kind == "minimum-norm" else 0)
-    return many, 1  # scored and chosen by many; one more on the 8-bit grid
+    scored, distances = (2, 0) if target.stochastic else (1, 2)
+    nearest = 2 + distances if attack_info(row.attack).kind == "minimum-norm" else 0
+    return scored + nearest, 1  # scored and chosen by many; one more on the 8-bit grid
 
 
 def verdict_work(target: Target, row: Row, passes: int) -> float:

@@ -340,9 +340,12 @@ def test_a_reader_that_goes_away_is_no_verdict(tmp_path, words):
 
 
 @pytest.mark.parametrize("form", [(), ("--json", "-"), ("--json", "gate.json", "--github")])
-@pytest.mark.parametrize(("least", "code"), [("0.99", 1), ("0", 0)])
-def test_a_gate_stands_though_the_reader_of_its_table_went_away(tmp_path, form, least, code):
-    asked = ["check", *DIGITS[1:], "--attack", "fgsm", "--min-accuracy", f"linf={least}", "--junit", "gate.xml"]
+@pytest.mark.parametrize(
+    ("least", "gradient", "code"), [("0.99", "eot", 1), ("0", "eot", 0), ("0", "static", 3), ("0.99", "static", 1)]
+)
+def test_a_gate_stands_though_the_reader_of_its_table_went_away(tmp_path, form, least, gradient, code):
+    attacked = ("--attack", "fgsm", "--gradient", gradient)
+    asked = ["check", *DIGITS[1:], *attacked, "--min-accuracy", f"linf={least}", "--junit", "gate.xml"]
     gate = subprocess.Popen(
         [RBFBENCH, *asked, *form], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env(tmp_path)
     )
