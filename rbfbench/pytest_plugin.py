@@ -53,23 +53,24 @@ def robustness(request: pytest.FixtureRequest) -> Callable[..., Run]:
         if path and not saves and not path.is_file():
             why = "there is no such file: this test has no baseline yet"
             raise LoadError(f"cannot read {path}", why, "run pytest with --rbfbench-save once")
+        before = _read(path) if path and not saves else None
         run, samples = attack_samples(model, x, y, **options)
         after = baseline_of(run, samples, f"pytest {request.node.nodeid}")
         if path and saves:
             _save(path, after)
-            path = None
+            before = after
         gate = judge(
-            _read(path) if path else None,
+            before,
             after,
             images=images_of(samples),
             max_drop=request.config.getoption("--rbfbench-max-drop") / 100,
             alpha=request.config.getoption("--rbfbench-alpha"),
             floors={} if min_accuracy is None else {"": min_accuracy},
         )
-        for code, detail in gate.checks.items():
-            warnings.warn(f"{code}: {detail}", RobustnessWarning, stacklevel=2)
         if not gate.passed:
             pytest.fail(_said(gate), pytrace=False)
+        for code, detail in gate.checks.items():
+            warnings.warn(f"{code}: {detail}", RobustnessWarning, stacklevel=2)
         return run
 
     return judged

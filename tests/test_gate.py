@@ -201,7 +201,7 @@ def test_a_fall_that_chance_explains_is_not_called_ok():
 def test_a_run_that_proves_nothing_does_not_pass_unless_its_baseline_was_no_better():
     doubt = {
         "checks": {"zero-gradient": "nothing flows", "moved-nothing": "none moved"},
-        "proofless": ["zero-gradient"],
+        "proofless": {"zero-gradient": 1.0},
     }
     before = made(worst=[1] * 40)
     masked = msgspec.structs.replace(before, **doubt)
@@ -215,6 +215,11 @@ def test_a_run_that_proves_nothing_does_not_pass_unless_its_baseline_was_no_bett
     assert judged(None, masked, floors={"": 0.5}).answer == "UNPROVEN"
     assert judged(masked, masked).passed
     assert judged(masked, before).passed
+    few = msgspec.structs.replace(before, **doubt | {"proofless": {"zero-gradient": 0.05}})
+    assert judged(few, masked).answer == "UNPROVEN"  # it was so on 5% of the images, and is on all
+    assert judged(masked, few).passed
+    barely = msgspec.structs.replace(before, **doubt | {"proofless": {"zero-gradient": 0.01}})
+    assert judged(before, barely).passed
     fallen = msgspec.structs.replace(made(worst=[0] * 40), **doubt)
     assert judged(before, fallen).answer == "FAILED"
 
@@ -413,6 +418,26 @@ def test_a_model_that_hides_its_gradient_does_not_pass(here, runs, tmp_path):
     assert here("check", "masked", "--baseline", str(tmp_path / "masked.json")).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        (
+            ("--attack", "pgd", "--cap", "pgd=1"),
+            3,
+        ),  # a gradient on the images that a capped row took is none on the others
+        (("--attack", "transfer", "--surrogate", "cnn-ls", "--include-transfer"), 3),  # the surrogate's gradient
+        (("--attack", "square", "--set", "square.queries=20"), 0),  # needs none
+        (("--attack", "square", "--set", "square.queries=20", "--cap", "square=5"), 3),
+    ],
+)
+def test_only_attacks_on_all_images_and_on_the_model_prove_something(here, runs, more, code):
+    (runs / "masked.py").write_text(MASKED)
+    asked = ("--model", "masked.py:build", "--dataset", "digits", "--eps", "0.05", "--limit", "40", "--device", "cpu")
+    done = here("check", *asked, "--attack", "fgsm", *more, "--min-accuracy", "0.1", "--set", "fgsm.loss=ce")
+    assert done.exit_code == code, done.output
+    assert "! check zero-gradient" in done.stdout
+
+
 def test_another_question_is_refused_before_anything_is_attacked(here, monkeypatch):
     def attacked(*given: object, **options: object) -> None:
         raise AssertionError("attacked")
@@ -434,6 +459,7 @@ def test_another_question_is_refused_before_anything_is_attacked(here, monkeypat
         (("--eps", "0.2", "--limit", "150"), "eps differs: 0.1 in the baseline, 0.2 in the run"),
         (("--eps", "0.1", "--limit", "150", "--seed", "1"), "seed differs"),
         (("--eps", "0.1", "--limit", "50"), "the images (data_digest) differs: 150 of digest"),
+        (("--eps", "0.1", "--limit", "150", "--gradient", "eot"), "the attacks differs: fgsm/static"),
     ):
         done = here("check", *asked, *changed)
         assert isinstance(done.exception, IncomparableError), done.output

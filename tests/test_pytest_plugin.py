@@ -70,8 +70,15 @@ def test_a_model_that_hides_its_gradient_fails_and_so_does_a_floor_that_is_none(
     assert done.returncode == 1
     assert "2 failed" in done.stdout
     assert "UNPROVEN: zero-gradient" in done.stdout
-    assert "RobustnessWarning: moved-nothing: " in done.stdout
+    assert "! check moved-nothing: " in done.stdout
     assert "min_accuracy 40 cannot be met: it is not from 0 to 1" in done.stdout
+    kept = [*command, "-k", "not floor", "--rbfbench-baselines", "kept"]
+    saved, again = (
+        subprocess.run([*kept, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
+        for more in (["--rbfbench-save"], [])
+    )
+    assert (saved.returncode, again.returncode) == (0, 0), saved.stdout + again.stdout
+    assert "RobustnessWarning: zero-gradient: " in again.stdout
 
 
 def test_other_test_runs_pay_next_to_nothing():

@@ -64,7 +64,7 @@ def daa_blob(
         weight: Of the kernel term; 0 is PGD; None is the authors' choice for the loss. Positive: particles attract.
 
     Returns:
-        The best candidate seen for each image (N, C, H, W).
+        The best candidate seen for each image (N, C, H, W); through noise, see `gradient.walk`.
     """
     del particles
     return _ascend(
@@ -118,7 +118,7 @@ def daa_dgf(
             apart than the bandwidth attract.
 
     Returns:
-        The best candidate seen for each image (N, C, H, W).
+        The best candidate seen for each image (N, C, H, W); through noise, see `gradient.walk`.
     """
     del particles
     return _ascend(

@@ -70,7 +70,7 @@ def pgd(
         loss: "ce" or "margin".
 
     Returns:
-        The best candidate seen for each image (N, C, H, W).
+        The best candidate seen for each image (N, C, H, W); through noise, see `walk`.
     """
     return walk(
         oracle,
@@ -117,7 +117,7 @@ def cw(
         restarts: Independent starts.
 
     Returns:
-        The best candidate seen for each image (N, C, H, W).
+        The best candidate seen for each image (N, C, H, W); through noise, see `walk`.
     """
     return pgd(
         oracle,
@@ -159,7 +159,7 @@ def mi_fgsm(
         loss: "ce" or "margin".
 
     Returns:
-        The best candidate seen for each image (N, C, H, W).
+        The best candidate seen for each image (N, C, H, W); through noise, see `walk`.
     """
     return walk(
         oracle,

@@ -43,7 +43,7 @@ def slide(
         restarts: Independent starts.
 
     Returns:
-        The best candidate seen for each image (N, C, H, W).
+        The best candidate seen for each image (N, C, H, W); through noise, see `gradient.walk`.
     """
     return walk(
         oracle,

@@ -138,11 +138,12 @@ def _floors(texts: tuple[str, ...]) -> dict[str, float]:
 def _made(given: dict[str, Any], before: Baseline | None) -> tuple[Any, Any]:
     """Run the attack that the options name, unless the baseline was asked something else."""
     from rbfbench.cli.attack import run_attack
-    from rbfbench.results.gate import same_terms
+    from rbfbench.results.gate import same_attacks, same_terms
 
     def agree(spec: RunSpec, images: Images) -> None:
         if before:
             same_terms(before, spec.document(), data_digest=images.digest, n=len(images))
+            same_attacks(before, [row.id for row in spec.rows])
 
     asked = given | {"save_examples": False, "dry_run": False, "json_path": None}
     whole = cast("Outcome", run_attack(asked, agree)).whole()  # only a dry run has none

@@ -12,6 +12,7 @@ from rbfbench.evaluation.target import Target
 from rbfbench.results.records import Check, Score
 
 SEEN = 256  # images that are asked about again
+FEW = 0.01  # share of them that a model may answer otherwise
 TOGETHER = 8  # of them in a pass: many passes, so that what seldom happens in one is met
 SPREAD = 4.0  # standard deviations, at most, that two accuracies of one random model lie apart
 
@@ -26,27 +27,30 @@ def answers_changed(target: Target, images: Images, keys: Keys, prediction: np.n
         prediction: (N,) classes that it found.
     """
     n = min(SEEN, len(images))
+    together = TOGETHER if n > TOGETHER else 1
     order = np.concatenate([np.arange(start, n, TOGETHER) for start in range(min(TOGETHER, n))])
-    first, second = (_logits(target, images, keys, where) for where in (np.arange(n), order))
+    first, second = (
+        _logits(target, images, keys, np.arange(n), TOGETHER),
+        _logits(target, images, keys, order, together),
+    )
     second = second[torch.from_numpy(order.argsort())]
-    close = torch.finfo(first.dtype).eps ** 0.5 * first.abs().amax(1).clamp(min=1)
-    off = (first - second).abs().amax(1) > close
-    top = first.topk(2, dim=1).values
-    clear = top[:, 0] - top[:, 1] > 2 * close
-    off |= clear & (first.argmax(1) != torch.from_numpy(prediction[:n]))
-    changed = int(off.sum())
+    # Rounding tips a tie, and a scale that is computed for a batch drifts a little: neither is another answer.
+    top, close = first.topk(2, dim=1).values, torch.finfo(first.dtype).eps ** 0.5 * first.abs().amax(1).clamp(min=1)
+    answer = first.argmax(1)
+    other = (answer != second.argmax(1)) | (answer != torch.from_numpy(prediction[:n]))
+    changed = int((other & (top[:, 0] - top[:, 1] > close)).sum())
     return Check(
         code="answers-changed",
-        fired=changed > 0,
+        fired=changed > FEW * n,
         detail=f"asked again, and beside other images, the model answers {changed} of {n} images otherwise: it is "
         "random in some passes, which `stochastic = True` on it declares, or depends on its batch (--batch-size 1)",
     )
 
 
-def _logits(target: Target, images: Images, keys: Keys, where: np.ndarray) -> Tensor:
+def _logits(target: Target, images: Images, keys: Keys, where: np.ndarray, size: int) -> Tensor:
     parts = []
-    for start in range(0, len(where), TOGETHER):
-        here = where[start : start + TOGETHER]
+    for start in range(0, len(where), size):
+        here = where[start : start + size]
         parts.append(target.decide(images.at(here)[0].to(target.device), keys[here])[0].cpu())
     return torch.cat(parts)
 

@@ -61,8 +61,9 @@ def run_checks(
         ),
         Check(
             code="noise-not-attacked",
-            fired=finished and target.stochastic and not adaptive and bool(rows),
-            detail="the model is random and no attack averaged over its noise: add `--gradient eot`",
+            fired=finished and target.stochastic and not adaptive and bool(rows) and "eot" in target.views,
+            detail="the model is random and no attack averaged over its noise: take one that follows gradients, with "
+            "`--gradient eot`",
         ),
         Check(
             code="rows-left-out",
@@ -139,7 +140,8 @@ def _flat(rows: Sequence[AttackRow]) -> Check:
         code="zero-gradient",
         fired=worst is not None and worst.flat > 0,
         detail=f"{worst.flat if worst else 0} images gave {worst.id if worst else '-'} no gradient at any point: "
-        "the model hides it, and gradient attacks prove nothing there; take --suite adaptive or --attack square",
+        "the model hides it, and gradient attacks prove nothing there; take --suite adaptive, or --attack square on "
+        "all images",
     )
 
 
@@ -177,9 +179,8 @@ def _breaks_more(one: Cell, other: Cell) -> bool:
     theirs = {s.image: s.correct for s in other.samples}
     elsewhere = _broken_elsewhere(one) | _broken_elsewhere(other)
     both = [s for s in one.samples if s.image in theirs and s.image not in elsewhere]
-    decisions = math.lcm(one.row.decisions, other.row.decisions)
     left = [theirs[s.image] for s in both], [s.correct for s in both]
-    return bool(both) and compare(*left, decisions=decisions).p_fall < SELDOM
+    return bool(both) and compare(*left, decisions=one.row.decisions).p_fall < SELDOM
 
 
 def _lead(one: Cell, other: Cell) -> float:

@@ -23,7 +23,7 @@ from rbfbench.interop.defended import Defended
 from rbfbench.precision import full_precision
 
 PROBE = 8  # images of the behaviour fingerprint
-COPIES, PASSES = 4, 8  # of one image in a pass, and passes, that show whose the noise is
+PASSES = 8  # over copies of one image, that show whose the noise is
 
 
 @dataclass(frozen=True)
@@ -263,10 +263,10 @@ def _differentiable(model: Callable[[Tensor], Tensor], x: Tensor) -> bool:
             return "requires grad" not in str(error)
 
 
-def _shares_noise(model: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+def _shares_noise(model: Callable[[Tensor], Tensor], copies: Tensor) -> bool:
     """Whether copies of one image get one answer in a pass, and another in the next: a draw serves the whole pass."""
     with torch.no_grad():
-        passes = [model(x.repeat(COPIES, 1, 1, 1)) for _ in range(PASSES)]
+        passes = [model(copies.clone()) for _ in range(PASSES)]
     alike = all(torch.allclose(logits, logits[:1].expand_as(logits), atol=1e-4) for logits in passes)
     return alike and any(not torch.allclose(logits, passes[0], atol=1e-4) for logits in passes)
 
@@ -310,7 +310,7 @@ def inspect(
         first, second = _two_answers(model, x, what)
         differentiable = _differentiable(model, x)
         stochastic = bool(getattr(model, "stochastic", False)) or not torch.equal(first, second)
-        noise_shared = stochastic and not is_purifier(model) and _shares_noise(model, x[:1])
+        noise_shared = stochastic and not is_purifier(model) and _shares_noise(model, x[:1].repeat(len(x), 1, 1, 1))
     if first.shape[1] < max(2, images.n_classes):
         raise ModelError(
             what,

@@ -106,7 +106,8 @@ def floor_text(floor: Floor) -> str:
 def proofless_text(gate: Gate) -> str:
     """Why a gate that nothing fails does not pass either."""
     codes = ", ".join(gate.proofless)
-    return f"UNPROVEN: {codes} leaves these accuracies without meaning; its line above says what to do."
+    known = " If the run of the baseline had it too, save the baseline again." if gate.cells else ""
+    return f"UNPROVEN: {codes} leaves these accuracies without meaning; its line above says what to do.{known}"
 
 
 def broken(gate: Gate, cell: Judged) -> str:
@@ -138,6 +139,8 @@ def junit(gate: Gate) -> str:
         if cell.failed:
             failure = ET.SubElement(case, "failure", message=cell_text(gate, cell), type="RobustnessFell")
             failure.text = f"again: {gate.command}"
+        elif cell.unclear:
+            ET.SubElement(case, "system-out").text = f"unclear, since chance explains it: {cell_text(gate, cell)}"
     for floor in gate.floors:
         name = f"worst case {floor.norm} at least {floor.least:g}"
         case = ET.SubElement(suite, "testcase", classname=f"rbfbench.{gate.model}", name=name)
@@ -158,13 +161,15 @@ def junit(gate: Gate) -> str:
 
 
 def github_lines(gate: Gate) -> Iterator[str]:
-    """GitHub workflow commands: an error for each gate that failed, and a warning for each check that fired."""
+    """GitHub workflow commands: an error for each gate that failed, a warning for what is unclear or distrusted."""
     for code, detail in gate.checks.items():
         kind = "error" if code in gate.proofless else "warning"
         yield f"::{kind} title=rbfbench check {code}::{_escaped(detail)}"
     for cell in gate.cells:
         if cell.failed:
             yield f"::error title=rbfbench {_escaped(cell.name)}::{_escaped(cell_text(gate, cell))}"
+        elif cell.unclear:
+            yield f"::warning title=rbfbench {_escaped(cell.name)}::unclear, {_escaped(cell_text(gate, cell))}"
     for floor in gate.floors:
         if floor.failed:
             yield f"::error title=rbfbench minimum::{_escaped(floor_text(floor))}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import msgspec
 from rbfbench.errors import IncomparableError, IncompleteError, LoadError, UsageError
 from rbfbench.results.intervals import score
 from rbfbench.results.paired import compare, holm, mcnemar
-from rbfbench.results.records import Count, Fraction, Record, Run, Sample
+from rbfbench.results.records import AttackRow, Count, Fraction, Record, Run, Sample
 from rbfbench.results.store import read_results
 from rbfbench.results.summary import choose, enters_worst_case
 
@@ -21,10 +21,10 @@ WORST = "WORST CASE"
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # right decisions of one image, in one character
 ROUNDING = 1e-12  # of accuracies, which are sums of fractions
 LINE = 100  # images a line of a baseline file
-# What must agree. `passes` may differ: more decisions say the same more exactly.
 # Checks that leave an accuracy without meaning: whoever passes by it has proved nothing.
 PROOFLESS = frozenset({"answers-changed", "noise-not-attacked", "noise-shared", "null-off-clean", "zero-gradient"})
-FEW_FLAT = 0.01  # share of images that gave no gradient to any attack, below which zero-gradient is no reason to stop
+FEW = 0.01  # share of images without a gradient, above what the baseline had, that is no reason to stop
+# What must agree. `passes` may differ: more decisions say the same more exactly.
 ASKED = ("norm", "eps", "suite", "seed", "worst_case", "include_transfer")
 
 
@@ -56,7 +56,7 @@ class Baseline(Record, frozen=True, kw_only=True):
         command: What makes such a run.
         cells: By name, in the order of the run.
         checks: Reasons to distrust the run, those that fired: code to detail.
-        proofless: Codes of those that leave its accuracies without meaning.
+        proofless: Those of them that leave its accuracies without meaning: code to share of the images.
     """
 
     schema_version: Literal[1] = 1
@@ -70,7 +70,7 @@ class Baseline(Record, frozen=True, kw_only=True):
     command: str
     cells: dict[str, BaselineCell]
     checks: dict[str, str] = msgspec.field(default_factory=dict)
-    proofless: list[str] = msgspec.field(default_factory=list)
+    proofless: dict[str, Fraction] = msgspec.field(default_factory=dict)
 
 
 class Judged(Record, frozen=True, kw_only=True):
@@ -192,7 +192,9 @@ def baseline_of(run: Run, samples: Sequence[Sample], command: str) -> Baseline:
     outcomes[WORST] = {image: s.correct for image, s in chosen.items()}
     params = {row.id: row.params for row in rows}
     checks = {check.code: check.detail for check in run.checks if check.fired}
-    few_flat = min((row.flat / row.n for row in rows if row.backwards), default=1.0) <= FEW_FLAT
+    proofless = dict.fromkeys(sorted(checks.keys() & PROOFLESS), 1.0)
+    if "zero-gradient" in proofless:
+        proofless["zero-gradient"] = _blind(rows, len(order))
     return Baseline(
         model=name,
         model_digest=run.model_digest,
@@ -211,8 +213,16 @@ def baseline_of(run: Run, samples: Sequence[Sample], command: str) -> Baseline:
             for cell, found in outcomes.items()
         },
         checks=checks,
-        proofless=sorted((checks.keys() & PROOFLESS) - ({"zero-gradient"} if few_flat else set())),
+        proofless=proofless,
     )
+
+
+def _blind(rows: Sequence[AttackRow], n: int) -> float:
+    """Share of the images that gave no gradient to the attack that got most; 0 where one that needs none was at all."""
+    whole = [row for row in rows if row.n == n and row.category != "transfer"]
+    if any(row.category == "black-box" for row in whole):
+        return 0.0
+    return min((row.flat / n for row in whole if row.backwards), default=1.0)
 
 
 def images_of(samples: Sequence[Sample]) -> list[str]:
@@ -323,7 +333,11 @@ def judge(
         images=list(images[: after.n]),
         command=after.command,
         checks=after.checks,
-        proofless=[code for code in after.proofless if not (before and code in before.proofless)],
+        proofless=[
+            code
+            for code, share in after.proofless.items()
+            if share > (before.proofless.get(code, 0) if before else 0) + FEW
+        ],
     )
 
 
@@ -385,9 +399,8 @@ def same_question(before: Baseline, after: Baseline) -> None:
     """
     same_terms(before, after.asked, data_digest=after.data_digest, n=after.n)
     _agree("n", before.n, after.n)
+    same_attacks(before, after.cells)
     for name, cell in before.cells.items():
-        if name not in after.cells:
-            _agree("the attacks", name, "none of this name")
         _agree(f"the parameters of {name}", cell.params, after.cells[name].params)
         _agree(f"the images of {name}", len("".join(cell.right)), len("".join(after.cells[name].right)))
 
@@ -410,6 +423,13 @@ def same_terms(before: Baseline, asked: Mapping[str, Any], *, data_digest: str, 
     for field in ASKED:
         was, is_now = (False if fields.get(field) is None else fields[field] for fields in (before.asked, asked))
         _agree(field, was, is_now)
+
+
+def same_attacks(before: Baseline, rows: Container[str]) -> None:
+    """Refuse a run without an attack of the baseline (`IncomparableError`)."""
+    for name in before.cells:
+        if name not in rows and name not in ("clean", WORST):
+            _agree("the attacks", name, "none of this name")
 
 
 def _agree(field: str, old: object, new: object) -> None:

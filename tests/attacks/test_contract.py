@@ -308,7 +308,8 @@ def test_passes_bounds_the_cost_of_every_image(name: str, norm: str, draws: int 
         if not given and bound[0] > 500:
             continue  # too long, and the short run below goes the same way
         seen = 0
-        _, oracle = run_attack(name, counting, x, y, norm=norm, eps=MIDDLE[norm], draws=draws, **parameters)
+        asked = {"norm": norm, "eps": MIDDLE[norm], "draws": draws, "exact": draws is None}
+        _, oracle = run_attack(name, counting, x, y, **asked, **parameters)
         assert (oracle.counts.forwards <= bound[0] * (draws or 1)).all()
         assert (oracle.counts.backwards <= bound[1] * (draws or 1)).all()
         assert oracle.counts.forwards.sum() == seen  # and the count itself is what the model was asked

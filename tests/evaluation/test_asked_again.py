@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 from test_engine import CPU, Brightness, NoisyAsAWhole, NoisyBrightness, fired, images, noisy_rbfcnn, row, run
-from torch import Tensor
+from torch import Tensor, nn
 
 from rbfbench.attacks.rng import Keys
 from rbfbench.evaluation.asked_again import SEEN, TOGETHER, answers_changed, null_off_clean
@@ -65,7 +65,7 @@ def test_each_of_the_first_images_is_asked_about_twice_and_beside_others(n):
     first = seen[: -(-count // TOGETHER)]
     assert sorted(itertools.chain(*seen)) == sorted(2 * list(keys.images[:count]))
     assert max(map(len, seen)) <= TOGETHER
-    if n > 2 * TOGETHER:
+    if n > 1:
         assert not {frozenset(batch) for batch in first} & {frozenset(batch) for batch in seen[len(first) :]}
 
 
@@ -92,3 +92,28 @@ def test_noise_that_is_drawn_once_for_a_pass_is_told_and_noise_of_each_image_is_
 def test_clean_accuracies_farther_apart_than_independent_noise_allows_are_told(right, decisions, told):
     """Of 100 images with 3 decisions four standard deviations are at most 4 sqrt(1/600) = 16.3 points."""
     assert null_off_clean(score(100, 100), score(100 * right, 100), decisions).fired is told
+
+
+class Opaque(nn.Module):
+    """Random, and without a gradient: there is no noise to average a gradient over."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return Brightness()(x + 0.01 * torch.randn_like(x))
+
+
+def test_a_random_model_without_a_gradient_is_not_told_to_average_it():
+    assert "noise-not-attacked" not in fired(run(Opaque(), [row("square", "none", queries=5)]))
+    assert "noise-not-attacked" in fired(run(NoisyBrightness(), [row("square", "none", queries=5)]))
+
+
+class Sharded(nn.Module):
+    """Random, and for batches of eight only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert len(x) % 8 == 0
+        return Brightness()(x + torch.randn(1))
+
+
+def test_a_model_is_asked_about_its_noise_in_batches_that_it_took():
+    assert inspect(Sharded(), "toy", images(), CPU).card["noise_shared"]
