@@ -433,7 +433,7 @@ def test_a_model_that_hides_its_gradient_does_not_pass(here, runs, tmp_path):
 def test_only_attacks_on_all_images_and_on_the_model_prove_something(here, runs, more, code):
     (runs / "masked.py").write_text(MASKED)
     asked = ("--model", "masked.py:build", "--dataset", "digits", "--eps", "0.05", "--limit", "40", "--device", "cpu")
-    done = here("check", *asked, "--attack", "fgsm", *more, "--min-accuracy", "0.1", "--set", "fgsm.loss=ce")
+    done = here("check", *asked, "--attack", "fgsm", *more, "--min-accuracy", "0.1")
     assert done.exit_code == code, done.output
     assert "! check zero-gradient" in done.stdout
 

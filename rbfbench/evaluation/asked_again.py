@@ -56,7 +56,7 @@ def _logits(target: Target, images: Images, keys: Keys, where: np.ndarray, size:
 
 
 def noise_shared(target: Target) -> Check:
-    """Whether a random model draws once for all images of a pass (`shares_noise`)."""
+    """Whether a random model draws once for all images of a pass, as its inspection found out."""
     return Check(
         code="noise-shared",
         fired=bool(target.card.get("noise_shared")) and target.max_rows > 1,

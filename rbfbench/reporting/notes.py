@@ -33,9 +33,9 @@ KINDS = {
 }
 # What each check asks, for people who do not know its code.
 QUESTIONS = {
+    "answers-changed": "Does the model answer an image otherwise when it is asked again, beside other images?",
     "attack-crashed": "Did an attack crash on some images?",
     "black-box-stronger": "Do attacks without gradients break more than those with them? Then gradients are masked.",
-    "answers-changed": "Does the model answer an image otherwise when it is asked again, beside other images?",
     "budgets-do-not-nest": "Does accuracy rise with the radius? Then an attack is too weak.",
     "clean-at-chance": "Is the model no better than guessing on unattacked images?",
     "degenerate-filters": "Are there RBF filters almost without variance, around which the model jumps?",
@@ -43,9 +43,9 @@ QUESTIONS = {
     "large-radius": "Is the radius so large that every image can be made grey?",
     "lost-in-8-bit": "Does rounding to the 256 levels of an image file undo attacks?",
     "moved-nothing": "Did an attack change no image at all?",
-    "null-off-clean": "Is clean accuracy another when it is measured again?",
-    "noise-shared": "Does one draw of the model's noise serve many images?",
     "noise-not-attacked": "Is the model random, and did no attack average over its noise?",
+    "noise-shared": "Does one draw of the model's noise serve many images?",
+    "null-off-clean": "Is clean accuracy another when it is measured again?",
     "probabilities": "Does the model return probabilities, which flatten the loss?",
     "rows-left-out": "Did attacks of the suite not run?",
     "single-step-stronger": "Does one step break more than many? Then gradients mislead.",

@@ -171,7 +171,6 @@ def test_a_point_that_only_one_look_finds_wrong_is_no_example(name: str, norm: s
     settings = {"steps": 6, "search_steps": 2, "targets": 2}
     asked = {key: value for key, value in settings.items() if key in ATTACKS[name].parameters}
     x_adv, _ = run_attack(name, flaky, x, y, norm=norm, eps=0.1, draws=1, exact=False, **asked)
-    assert met
     assert torch.equal(x_adv, x)
 
 
