@@ -45,7 +45,7 @@ def robustness(request: pytest.FixtureRequest) -> Callable[..., Run]:
         asked += 1
         from rbfbench.errors import LoadError, UsageError
         from rbfbench.evaluation.api import attack_samples
-        from rbfbench.results.gate import baseline_of, images_of, judge
+        from rbfbench.results.gate import baseline_of, images_of, judge, same_attacks, same_terms
 
         if min_accuracy is not None and not 0 <= min_accuracy <= 1:
             raise UsageError(f"min_accuracy {min_accuracy} cannot be met", "it is not from 0 to 1", "write 0.4 for 40%")
@@ -54,7 +54,15 @@ def robustness(request: pytest.FixtureRequest) -> Callable[..., Run]:
             why = "there is no such file: this test has no baseline yet"
             raise LoadError(f"cannot read {path}", why, "run pytest with --rbfbench-save once")
         before = _read(path) if path and not saves else None
-        run, samples = attack_samples(model, x, y, **options)
+
+        def agree(target: Any, spec: Any, images: Any) -> None:  # noqa: ANN401  (a Target, a RunSpec, Images)
+            from rbfbench.evaluation.work import planned
+
+            if before:
+                same_terms(before, spec.document(), data_digest=images.digest, n=len(images))
+                same_attacks(before, planned(target, spec.rows, len(images)))
+
+        run, samples = attack_samples(model, x, y, **options, agree=agree)
         after = baseline_of(run, samples, f"pytest {request.node.nodeid}")
         if path and saves:
             _save(path, after)

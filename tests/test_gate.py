@@ -270,7 +270,7 @@ def test_other_images_attacks_and_parameters_are_refused():
     with pytest.raises(IncomparableError, match="n differs: 2"):
         judged(base, made(worst=[1, 1, 1], pgd=[1, 1, 1]))
     steps = msgspec.structs.replace(base.cells["pgd"], params={"steps": 3})
-    with pytest.raises(IncomparableError, match="the parameters of pgd differs"):
+    with pytest.raises(IncomparableError, match="the parameter steps of pgd differs"):
         judged(base, msgspec.structs.replace(base, cells=base.cells | {"pgd": steps}))
     more = judged(made(worst=[1, 1]), base)
     assert more.unjudged == [WORST, "pgd"]
@@ -426,8 +426,9 @@ def test_a_model_that_hides_its_gradient_does_not_pass(here, runs, tmp_path):
             3,
         ),  # a gradient on the images that a capped row took is none on the others
         (("--attack", "transfer", "--surrogate", "cnn-ls", "--include-transfer"), 3),  # the surrogate's gradient
-        (("--attack", "square", "--set", "square.queries=20"), 0),  # needs none
-        (("--attack", "square", "--set", "square.queries=20", "--cap", "square=5"), 3),
+        (("--attack", "square", "--set", "square.queries=1000"), 0),  # needs none
+        (("--attack", "square", "--set", "square.queries=999"), 3),  # too few to say anything
+        (("--attack", "square", "--set", "square.queries=1000", "--cap", "square=5"), 3),
     ],
 )
 def test_only_attacks_on_all_images_and_on_the_model_prove_something(here, runs, more, code):
@@ -460,6 +461,11 @@ def test_another_question_is_refused_before_anything_is_attacked(here, monkeypat
         (("--eps", "0.1", "--limit", "150", "--seed", "1"), "seed differs"),
         (("--eps", "0.1", "--limit", "50"), "the images (data_digest) differs: 150 of digest"),
         (("--eps", "0.1", "--limit", "150", "--gradient", "eot"), "the attacks differs: fgsm/static"),
+        (
+            ("--eps", "0.1", "--limit", "150", "--set", "fgsm.loss=margin"),
+            "the parameter loss of fgsm/static differs: ce in the baseline, margin in the run",
+        ),
+        (("--eps", "0.1", "--limit", "150", "--cap", "fgsm=20"), "the number of images of fgsm/static differs: 150 in"),
     ):
         done = here("check", *asked, *changed)
         assert isinstance(done.exception, IncomparableError), done.output
@@ -543,7 +549,7 @@ def test_attacks_that_are_all_capped_make_a_baseline_of_their_images(tmp_path, m
         gate = json.loads(done.stdout)
         assert (gate["n"], len(gate["images"])) == (5, 5)
     wider = here("check", "--model", "cnn", *images, *attacks, "--cap", "fgsm=3", "--baseline", "b.json")
-    assert "n differs: 5 in the baseline, 20 in the run" in str(wider.exception)
+    assert "the number of images of pgd/static differs: 5 in the baseline, 20 in the run" in str(wider.exception)
 
 
 class Stopped(Exception):

@@ -51,6 +51,32 @@ def test_the_fixture_judges_by_a_floor_and_by_a_baseline(inner, tmp_path):
     assert "there is no such file" in missing.stdout
 
 
+STEPS = """
+import rbfbench
+
+def test_steps(robustness, monkeypatch):
+    def attacked(*given, **options):
+        raise AssertionError("attacked")
+
+    if {steps} != 2:
+        monkeypatch.setattr("rbfbench.evaluation.api.evaluate", attacked)
+    x, y = rbfbench.load_data("digits").batch(0, 20)
+    model = rbfbench.load_model("cnn", "digits")
+    robustness(model, x, y, norm="linf", eps=0.1, attacks={{"pgd": {{"steps": {steps}}}}})
+"""
+
+
+def test_other_parameters_are_refused_before_anything_is_attacked(tmp_path):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    done = []
+    for steps, more in ((2, ["--rbfbench-save"]), (3, [])):
+        (tmp_path / "test_model.py").write_text(STEPS.format(steps=steps))
+        words = [*command, "--rbfbench-baselines", "kept", *more]
+        done.append(subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False))
+    assert [each.returncode for each in done] == [0, 1], done[0].stdout
+    assert "the parameter steps of pgd/static differs: 2 in the baseline, 3 in the run" in done[1].stdout
+
+
 MASKED = """
 def test_masked(robustness):
     import rbfbench

@@ -5,12 +5,13 @@ Suites are the frozen, versioned lists of attacks in `suites/*.toml`.
 
 from __future__ import annotations
 
-from rbfbench.attacks.suites import SUITES, Row, load_suite, single_rows
+from rbfbench.attacks.suites import DRAWS, SUITES, Row, load_suite, single_rows, through_noise
 from rbfbench.attacks.table import ATTACKS, AVERAGING, NOISY_VIEWS, OBJECTIVES, VIEWS, AttackInfo, Parameter
 
 __all__ = [
     "ATTACKS",
     "AVERAGING",
+    "DRAWS",
     "NOISY_VIEWS",
     "OBJECTIVES",
     "SUITES",
@@ -20,4 +21,5 @@ __all__ = [
     "Row",
     "load_suite",
     "single_rows",
+    "through_noise",
 ]

@@ -130,6 +130,18 @@ class AttackInfo:
     reference: str
     about: str
 
+    def parse(self, attack: str, name: str, text: str) -> Value:
+        """The value of the parameter `name` that `text` spells; `attack` is what the user calls this one.
+
+        Raises:
+            UsageError: There is no such parameter, or no such value of it.
+        """
+        if name in self.parameters:
+            return self.parameters[name].parse(f"{attack}.{name}", text)
+        if self.parameters:
+            raise unknown_name(f"parameter of {attack}", name, self.parameters)
+        raise UsageError(f"{attack} has no parameter {name!r}", "it has none at all", "leave it out")
+
     def resolve(self) -> Callable[..., Any]:
         """The attack function; this imports torch."""
         module, _, name = self.function.partition(":")

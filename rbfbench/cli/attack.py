@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rbfbench.data.images import Images
     from rbfbench.evaluation.engine import Outcome
     from rbfbench.evaluation.spec import RunSpec
+    from rbfbench.evaluation.target import Target
 
 
 @click.command()
@@ -59,7 +60,7 @@ def attack(**given: Any) -> None:  # noqa: ANN401  (click passes the options dec
 
 
 def run_attack(
-    given: dict[str, Any], agree: Callable[[RunSpec, Images], None] = lambda spec, images: None
+    given: dict[str, Any], agree: Callable[[Target, RunSpec, Images], None] = lambda target, spec, images: None
 ) -> Outcome | None:
     """The run that the options name; None where only its cost was asked for. `agree` may refuse it before it begins."""
     rows = rows_of(given)
@@ -78,7 +79,7 @@ def run_attack(
     knobs = knobs_of(given)
     target = load(given["model"], images, device, options, knobs)
     spec = spec_of(given, target, images, available, rows, eps=eps, eps_text=eps_text, knobs=knobs)
-    agree(spec, images)
+    agree(target, spec, images)
     surrogates = surrogates_of(given, spec.rows, images, device)
     print_cost(target, images, spec, surrogates, whole=given["dry_run"])
     if given["dry_run"]:

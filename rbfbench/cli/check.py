@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rbfbench.data.images import Images
     from rbfbench.evaluation.engine import Outcome
     from rbfbench.evaluation.spec import RunSpec
+    from rbfbench.evaluation.target import Target
     from rbfbench.results.gate import Baseline, Gate
     from rbfbench.results.records import Run
 
@@ -138,12 +139,13 @@ def _floors(texts: tuple[str, ...]) -> dict[str, float]:
 def _made(given: dict[str, Any], before: Baseline | None) -> tuple[Any, Any]:
     """Run the attack that the options name, unless the baseline was asked something else."""
     from rbfbench.cli.attack import run_attack
+    from rbfbench.evaluation.work import planned
     from rbfbench.results.gate import same_attacks, same_terms
 
-    def agree(spec: RunSpec, images: Images) -> None:
+    def agree(target: Target, spec: RunSpec, images: Images) -> None:
         if before:
             same_terms(before, spec.document(), data_digest=images.digest, n=len(images))
-            same_attacks(before, [row.id for row in spec.rows])
+            same_attacks(before, planned(target, spec.rows, len(images)))
 
     asked = given | {"save_examples": False, "dry_run": False, "json_path": None}
     whole = cast("Outcome", run_attack(asked, agree)).whole()  # only a dry run has none

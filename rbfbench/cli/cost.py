@@ -90,7 +90,7 @@ def _timed(
 ) -> tuple[dict[str, float], float]:
     """Seconds of each row, by its id, and of the whole run."""
     from rbfbench.evaluation.memory import choose_batch_size
-    from rbfbench.evaluation.work import Clock, images_of_row, null_work
+    from rbfbench.evaluation.work import Clock, images_of_row, null_work, repeated_work
 
     n = len(images)
     target.max_rows = batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
@@ -101,4 +101,6 @@ def _timed(
     everything = sum(seconds.values()) + n * clock.decision
     if target.stochastic:
         everything += n * clock.decision * null_work(target, rows, passes) / (target.draws * passes)
+    else:
+        everything += clock.single * repeated_work(target, n) / target.draws
     return seconds, everything

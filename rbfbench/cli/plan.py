@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rbfbench.attacks import AVERAGING, OBJECTIVES, SUITES, VIEWS, AttackInfo, Row, load_suite, single_rows
+from rbfbench.attacks import (
+    AVERAGING,
+    DRAWS,
+    OBJECTIVES,
+    SUITES,
+    VIEWS,
+    AttackInfo,
+    Row,
+    load_suite,
+    single_rows,
+    through_noise,
+)
 from rbfbench.cli.configuration import from_file
 from rbfbench.cli.models import any_model, off_stdout, one_model, options_of
 from rbfbench.cli.options import (
@@ -31,7 +42,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 GRADIENTS = tuple(name for name in VIEWS if name != "none")
-DRAWS = 20  # averaged by attacks given by name under --gradient eot
 
 
 def run_options(command: F) -> F:
@@ -209,14 +219,7 @@ def _changed(rows: list[Row], setting: str) -> list[Row]:
     chosen = [row for row in rows if attack in (row.attack, row.id.partition("/")[0])]
     if not chosen:
         raise unknown_name("attack of this run", attack, {row.attack for row in rows})
-    parameters = attack_info(chosen[0].attack).parameters
-    if name not in parameters:
-        raise (
-            unknown_name(f"parameter of {attack}", name, parameters)
-            if parameters
-            else UsageError(f"{attack} has no parameter {name!r}", "it has none at all", "leave --set out")
-        )
-    parsed = parameters[name].parse(f"{attack}.{name}", value)
+    parsed = attack_info(chosen[0].attack).parse(attack, name, value)
     return [replace(row, parameters=row.parameters | {name: parsed}) if row in chosen else row for row in rows]
 
 
@@ -274,15 +277,8 @@ def spec_of(
     """The spec of a run on a loaded model; `deciding` holds eps, eps_text and knobs."""
     from rbfbench.evaluation.spec import RunSpec
 
-    if not given["gradient"] and "bpda" in target.views and "static" not in target.views:
-        rows = [replace(row, view="bpda") if row.view == "static" else row for row in rows]
-    elif not given["gradient"] and "eot" in target.views and "static" not in target.views:
-        # The noise of a foreign model cannot be switched off: attacks given by name look through it.
-        named = given["attacks"] or ()
-        rows = [
-            replace(row, view="eot", draws=DRAWS) if row.attack in named and row.view == "static" else row
-            for row in rows
-        ]
+    if not given["gradient"]:
+        rows = through_noise(rows, target.views, given["attacks"] or ())
     suite = given["suite"] or "quick"
     if not (target.differentiable or given["attacks"] or given["suite"]):
         click.echo(f"note: no gradient reaches the input of {given['model']}: the suite is black-box", err=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rbfbench.attacks import load_suite
+from rbfbench.attacks import DRAWS, Row, load_suite, single_rows, through_noise
+from rbfbench.attacks.table import Value
 from rbfbench.data.images import Images
 from rbfbench.defenses import SHIPPED, shipped_path
 from rbfbench.defenses.checkpoint import load
@@ -21,7 +22,7 @@ from rbfbench.evaluation.certify import CertifySpec
 from rbfbench.evaluation.certify import certify as certify_target
 from rbfbench.evaluation.engine import evaluate
 from rbfbench.evaluation.spec import RunSpec
-from rbfbench.evaluation.target import inspect
+from rbfbench.evaluation.target import Target, inspect
 from rbfbench.interop import attack_info
 from rbfbench.results.certificates import Certification
 from rbfbench.results.records import Run, Sample
@@ -34,7 +35,9 @@ def attack(
     *,
     norm: str,
     eps: float,
-    suite: str = "quick",
+    suite: str | None = None,
+    attacks: Mapping[str, Mapping[str, Value]] | None = None,
+    gradient: str | None = None,
     seed: int = 0,
     passes: int = 3,
     batch_size: int | None = None,
@@ -47,18 +50,32 @@ def attack(
         y: (N,) true classes.
         norm: "linf", "l2" or "l1".
         eps: Radius of the ball on [0,1] pixels.
-        suite: Name of a frozen list of attacks.
+        suite: Name of a frozen list of attacks; "quick" if nothing is named.
+        attacks: Single attacks in its place, each with the parameters to change: {"pgd": {"steps": 200}, "square": {}}.
+        gradient: View of these attacks, such as "eot"; "static" if None, or through the noise where it cannot be
+            switched off.
         seed: Seed of everything random; results do not depend on the global generators.
         passes: Fresh decisions that a stochastic model is scored on.
         batch_size: Rows in one pass; chosen from memory if None.
 
     Raises:
-        UsageError: Unknown suite, an attack that does not serve the norm, a radius that is none.
+        UsageError: Unknown suite, attack, parameter or view, an attack that does not serve the norm or wants a
+            surrogate, a radius that is none.
         DataError: x and y are not labelled images in [0,1].
         ModelError: The model does not classify them.
     """
     return attack_samples(
-        model, x, y, norm=norm, eps=eps, suite=suite, seed=seed, passes=passes, batch_size=batch_size
+        model,
+        x,
+        y,
+        norm=norm,
+        eps=eps,
+        suite=suite,
+        attacks=attacks,
+        gradient=gradient,
+        seed=seed,
+        passes=passes,
+        batch_size=batch_size,
     )[0]
 
 
@@ -69,43 +86,81 @@ def attack_samples(
     *,
     norm: str,
     eps: float,
-    suite: str = "quick",
+    suite: str | None = None,
+    attacks: Mapping[str, Mapping[str, Value]] | None = None,
+    gradient: str | None = None,
     seed: int = 0,
     passes: int = 3,
     batch_size: int | None = None,
+    agree: Callable[[Target, RunSpec, Images], None] = lambda target, spec, images: None,
 ) -> tuple[Run, list[Sample]]:
-    """The same run with its samples, a row for each image and attack; takes and raises what `attack` does."""
+    """The same run with its samples, a row for each image and attack; takes and raises what `attack` does.
+
+    `agree` is called before anything is attacked, and may refuse.
+    """
     if passes < 1:
         raise UsageError(f"passes = {passes} scores nothing", "a random model needs decisions", "give at least 1")
-    rows = load_suite(suite, norm)
-    for row in rows:
-        if norm not in attack_info(row.attack).norms:
-            raise unknown_name(f"norm of {row.attack}", norm, attack_info(row.attack).norms)
+    rows = _rows(norm, suite, attacks, gradient)
     if not isinstance(eps, int | float):
         raise UsageError(f"eps = {eps!r} is no number", f"it is of type {type(eps).__name__}", "write 8 / 255 or 0.031")
     if not 0 <= eps < float("inf"):
         raise UsageError(f"eps = {eps} is no radius", "it must be finite and at least 0", "give such a number")
     images = _images(x, y)
     device = _device_of(model, x)
-    spec = RunSpec(
-        model=type(model).__name__,
-        dataset="tensors",
-        source=f"{len(images)} images given as tensors",
-        norm=norm,
-        eps=eps,
-        eps_text=f"{eps:.6g}",
-        suite=suite,
-        rows=tuple(rows),
-        limit=len(images),
-        available=len(images),
-        seed=seed,
-        passes=passes,
-        batch_size=batch_size,
-        device=str(device),
-    )
     with _left_as_it_was(model):
-        outcome = evaluate(inspect(model, type(model).__name__, images, device), images, spec).whole()
+        target = inspect(model, type(model).__name__, images, device)
+        if gradient is None:
+            rows = through_noise(rows, target.views, attacks or ())
+        spec = RunSpec(
+            model=type(model).__name__,
+            dataset="tensors",
+            source=f"{len(images)} images given as tensors",
+            norm=norm,
+            eps=eps,
+            eps_text=f"{eps:.6g}",
+            suite="" if attacks else suite or "quick",
+            rows=tuple(rows),
+            limit=len(images),
+            available=len(images),
+            seed=seed,
+            passes=passes,
+            batch_size=batch_size,
+            device=str(device),
+        )
+        agree(target, spec, images)
+        outcome = evaluate(target, images, spec).whole()
     return outcome.run, outcome.samples
+
+
+def _rows(
+    norm: str, suite: str | None, attacks: Mapping[str, Mapping[str, Value]] | None, gradient: str | None
+) -> list[Row]:
+    """The attacks to run, every parameter settled."""
+    if attacks is None:
+        if gradient is not None:
+            raise UsageError("gradient has no attack", "the rows of a suite have their views", "give attacks too")
+        rows = load_suite(suite or "quick", norm)
+    elif suite is not None:
+        raise UsageError("attacks and suite exclude each other", "a suite is a frozen list", "give one of them")
+    elif not attacks:
+        raise UsageError("there is nothing to attack with", "attacks is empty", 'name one: {"pgd": {}}')
+    else:
+        rows = single_rows({name: attack_info(name) for name in attacks}, gradient or "static", DRAWS)
+        rows = [replace(row, parameters=row.parameters | _parameters(row.attack, attacks[row.attack])) for row in rows]
+    for row in rows:
+        info = attack_info(row.attack)
+        if norm not in info.norms:
+            raise unknown_name(f"norm of {row.attack}", norm, info.norms)
+        if attacks and info.surrogate:
+            why = "there is none to give here"
+            raise UsageError(f"{row.attack} wants a surrogate", why, "use rbfbench attack --surrogate")
+    return rows
+
+
+def _parameters(attack: str, given: Mapping[str, Value]) -> dict[str, Value]:
+    """Values of parameters, read as the command line reads them."""
+    texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in given.items()}
+    return {name: attack_info(attack).parse(attack, name, text) for name, text in texts.items()}
 
 
 def certify(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +19,13 @@ TOGETHER = 8  # of them in a pass: many passes, so that what seldom happens in o
 SPREAD = 4.0  # standard deviations, at most, that two accuracies of one random model lie apart
 
 
-def answers_changed(target: Target, images: Images, keys: Keys, prediction: np.ndarray) -> Check:
+def answers_changed(
+    target: Target,
+    images: Images,
+    keys: Keys,
+    prediction: np.ndarray,
+    tell: Callable[[int], None] = lambda asked: None,
+) -> Check:
     """Whether a model that passes for deterministic answers images otherwise when it is asked again in other company.
 
     Args:
@@ -25,13 +33,14 @@ def answers_changed(target: Target, images: Images, keys: Keys, prediction: np.n
         images: Those of the run; the first ones are asked about, twice, and never beside the same others.
         keys: Those of the clean pass.
         prediction: (N,) classes that it found.
+        tell: Told after each pass how many images were in it.
     """
     n = min(SEEN, len(images))
     together = TOGETHER if n > TOGETHER else 1
     order = np.concatenate([np.arange(start, n, TOGETHER) for start in range(min(TOGETHER, n))])
     first, second = (
-        _logits(target, images, keys, np.arange(n), TOGETHER),
-        _logits(target, images, keys, order, together),
+        _logits(target, images, keys, np.arange(n), size=TOGETHER, tell=tell),
+        _logits(target, images, keys, order, size=together, tell=tell),
     )
     second = second[torch.from_numpy(order.argsort())]
     # Rounding tips a tie, and a scale that is computed for a batch drifts a little: neither is another answer.
@@ -47,11 +56,14 @@ def answers_changed(target: Target, images: Images, keys: Keys, prediction: np.n
     )
 
 
-def _logits(target: Target, images: Images, keys: Keys, where: np.ndarray, size: int) -> Tensor:
+def _logits(
+    target: Target, images: Images, keys: Keys, where: np.ndarray, *, size: int, tell: Callable[[int], None]
+) -> Tensor:
     parts = []
     for start in range(0, len(where), size):
         here = where[start : start + size]
         parts.append(target.decide(images.at(here)[0].to(target.device), keys[here])[0].cpu())
+        tell(len(here))
     return torch.cat(parts)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rbfbench.attacks import AVERAGING, NOISY_VIEWS, Row
+from rbfbench.attacks import NOISY_VIEWS, Row
 from rbfbench.attacks.oracle import Objective, Oracle
 from rbfbench.attacks.rng import Keys
 from rbfbench.data.images import Images
@@ -36,11 +36,16 @@ from rbfbench.evaluation.spec import RunSpec
 from rbfbench.evaluation.target import Target, View
 from rbfbench.evaluation.verify import Verdict, float64, leaning, verify
 from rbfbench.evaluation.work import (
+    AGAIN,
     BACKWARD,
+    CLEAN,
+    NULL,
     Meter,
     Progress,
     draws_of,
     images_of_row,
+    recorded_parameters,
+    repeated_work,
     row_work,
     verdict_work,
     view_of,
@@ -147,7 +152,7 @@ def evaluate(
             noise = [noise_shared(target), null_off_clean(clean, null, job.passes)]
         else:
             with _answering(target):
-                noise = [answers_changed(target, images, job.keys.fold("clean"), job.clean.prediction)]
+                noise = [job.asked_again()]
     except KeyboardInterrupt:
         interrupted = True
     except ModelError as error:
@@ -349,7 +354,7 @@ class _Job:
         n = len(self.images)
         correct, prediction = np.zeros(n), np.zeros(n, np.int64)
         keys = self.keys.fold("clean")
-        self.meter.begin("clean", self.meter.ahead["clean"])
+        self.meter.begin(CLEAN, self.meter.ahead[CLEAN])
         for where in self.batches(np.arange(n), 1):
 
             def decide(where: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -411,7 +416,7 @@ class _Job:
         """The worst case over so many copies of the unattacked images: the same choice, scored on fresh decisions."""
         correct = np.zeros(len(self.images))
         each = self.target.draws * self.passes * (copies + 1)
-        self.meter.begin("null control", len(correct) * each)
+        self.meter.begin(NULL, len(correct) * each)
         for where in self.batches(np.arange(len(self.images)), 1):
 
             def judge(where: np.ndarray) -> list[np.ndarray]:
@@ -426,6 +431,16 @@ class _Job:
             correct[where] = np.concatenate(self._halving(judge, where))
             self.meter.settle(len(where) * each)
         return score(fsum(correct), len(correct))
+
+    def asked_again(self) -> Check:
+        """Ask a model that passes for deterministic about the first images twice more."""
+        self.meter.begin(AGAIN, repeated_work(self.target, len(self.images)))
+
+        def tell(asked: int) -> None:
+            self.meter.tick(asked * self.target.draws)
+            self.meter.settle(asked * self.target.draws)
+
+        return answers_changed(self.target, self.images, self.keys.fold("clean"), self.clean.prediction, tell)
 
     def _attack_batch(self, row: Row, view: View, examples: Examples, where: np.ndarray) -> list[Sample]:
         x, y = self.load(where)
@@ -502,7 +517,6 @@ class _Job:
 
     def _summary(self, row: Row, samples: list[Sample], wall_s: float) -> AttackRow:
         spec = self.spec
-        averaged = {"draws": draws_of(self.target, row), "objective": row.objective} if row.view in AVERAGING else {}
         summary = summarise(
             samples,
             images_of_row(row, len(self.images)),
@@ -514,7 +528,7 @@ class _Job:
             eps=spec.eps,
             decisions=self.passes,
             wall_s=wall_s,
-            params=dict(row.parameters) | averaged,
+            params=recorded_parameters(self.target, row),
         )
         cumulative = summary.accuracy if self._spares(row) else None
         return msgspec.structs.replace(summary, flat=self.flat, cumulative_accuracy=cumulative)

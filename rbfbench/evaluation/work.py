@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rbfbench.attacks import Row
+from rbfbench.attacks import AVERAGING, Row
 from rbfbench.attacks.oracle import Oracle
 from rbfbench.attacks.rng import Keys
+from rbfbench.evaluation.asked_again import SEEN
 from rbfbench.evaluation.target import Target, View, ensemble
 from rbfbench.interop import attack_info
 from rbfbench.precision import full_precision
 
 SHORT = 2.0  # seconds; what took longer is not measured again
 BACKWARD = 1.5  # what a backward pass counts, in forward passes
+CLEAN, NULL, AGAIN = "clean", "null control", "asked again"  # stages beside the attacks
+EXACT = (CLEAN, NULL, AGAIN)  # cost what is planned: no image is done early
 
 Progress = Callable[[str, float, float], None]  # (what, work done, all work), work in passes over one image
 
@@ -32,6 +36,19 @@ def draws_of(target: Target, row: Row) -> int:
     """Noisy passes behind each look of a row; 1 without noise, and at surrogates."""
     view = view_of(target, row)
     return (view.draws or row.draws) if view.noisy else 1
+
+
+def recorded_parameters(target: Target, row: Row) -> dict[str, Any]:
+    """Every parameter that a row runs with, as run.json holds them."""
+    averaged = {"draws": draws_of(target, row), "objective": row.objective} if row.view in AVERAGING else {}
+    return dict(row.parameters) | averaged
+
+
+def planned(target: Target, rows: Sequence[Row], n: int) -> dict[str, tuple[dict[str, Any], int]]:
+    """By their names the parameters of the rows that will run on n images, and how many of them each takes."""
+    return {
+        row.id: (recorded_parameters(target, row), images_of_row(row, n)) for row in rows if row.view in target.views
+    }
 
 
 def verdict_decisions(target: Target, row: Row, passes: int) -> tuple[int, int]:
@@ -75,12 +92,19 @@ def null_work(target: Target, rows: list[Row], passes: int) -> float:
     return target.draws * passes * (copies + 1)
 
 
+def repeated_work(target: Target, n: int) -> float:
+    """Work of asking a model that is not random again, about the first of n images, to see that it answers alike."""
+    return float(2 * min(SEEN, n) * target.draws)
+
+
 def work_ahead(target: Target, rows: list[Row], n: int, passes: int) -> dict[str, float]:
     """Work of every stage of a run over n images, at most."""
-    stages = {"clean": float(n * passes * target.draws)}
+    stages = {CLEAN: float(n * passes * target.draws)}
     stages |= {row.id: images_of_row(row, n) * row_work(target, row, passes) for row in rows}
     if target.stochastic:
-        stages["null control"] = float(n * null_work(target, rows, passes))
+        stages[NULL] = float(n * null_work(target, rows, passes))
+    else:
+        stages[AGAIN] = repeated_work(target, n)
     return stages
 
 
@@ -130,7 +154,9 @@ class Meter:
         """Work over bound: of this stage, if some of it is over, else of all attacks that are."""
         if self.promised.get(stage):
             return self.spent[stage] / self.promised[stage]
-        attacks = [name for name, promised in self.promised.items() if promised and name != "clean"]
+        if stage in EXACT:
+            return 1.0
+        attacks = [name for name, promised in self.promised.items() if promised and name not in EXACT]
         if not attacks:
             return 1.0
         return sum(self.spent[name] for name in attacks) / sum(self.promised[name] for name in attacks)

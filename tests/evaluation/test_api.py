@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import rbfbench
+from rbfbench.cli import cli
 from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.errors import DataError, UsageError
 
@@ -45,6 +48,49 @@ def test_a_radius_in_quotes_is_refused_in_one_line() -> None:
     x, y = rbfbench.load_data("digits").batch(0, 4)
     with pytest.raises(UsageError, match="eps = '8/255' is no number: it is of type str; write 8 / 255"):
         rbfbench.attack(rbfbench.load_model("cnn", "digits"), x, y, norm="linf", eps="8/255")  # type: ignore[arg-type]
+
+
+def test_attacks_by_name_are_those_of_the_command_line() -> None:
+    x, y = rbfbench.load_data("digits").batch(0, 30)
+    asked = {"pgd": {"steps": 3, "step_size": 0.05, "random_start": False, "loss": "margin"}, "square": {"queries": 5}}
+    run = rbfbench.attack(rbfbench.load_model("cnn", "digits"), x, y, norm="linf", eps=0.1, attacks=asked)
+    words = [f"{attack}.{name}={value}".lower() for attack, given in asked.items() for name, value in given.items()]
+    told = [word for setting in words for word in ("--set", setting)]
+    named = ["--attack", "pgd", "--attack", "square", "--dataset", "digits", "--model", "cnn", "--eps", "0.1"]
+    done = CliRunner().invoke(cli, ["attack", *named, *told, "--limit", "30", "--device", "cpu", "--json", "-"])
+    rows = json.loads(done.stdout)["attacks"]
+    assert [(row.id, row.params) for row in run.attacks] == [(row["id"], row["params"]) for row in rows]
+    assert run.spec["suite"] == ""
+
+
+def test_attacks_by_name_look_through_noise_that_cannot_be_switched_off() -> None:
+    x, y = rbfbench.load_data("digits").batch(0, 4)
+    run = rbfbench.attack(Random(), x, y, norm="linf", eps=0.1, attacks={"pgd": {"steps": 2}})
+    assert [(row.id, row.params["draws"]) for row in run.attacks] == [("pgd/eot", 20)]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "two answers": ({"suite": "quick", "attacks": {"pgd": {}}}, "attacks and suite exclude each other"),
+    "nothing": ({"attacks": {}}, "there is nothing to attack with"),
+    "unknown attack": ({"attacks": {"pdg": {}}}, "did you mean 'pgd'?"),
+    "unknown parameter": ({"attacks": {"pgd": {"stepz": 3}}}, "did you mean 'steps'?"),
+    "no whole number": ({"attacks": {"pgd": {"steps": 2.5}}}, "pgd.steps=2.5 is not a whole number"),
+    "out of range": ({"attacks": {"pgd": {"steps": 0}}}, "pgd.steps=0 makes no sense"),
+    "no view": ({"attacks": {"pgd": {}}, "gradient": "none"}, "none"),
+    "view of a suite": ({"gradient": "eot"}, "gradient has no attack"),
+    "other norm": ({"attacks": {"ead": {}}}, "norm of ead"),
+    "surrogate": ({"attacks": {"transfer": {}}}, "transfer wants a surrogate"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_attacks_that_cannot_be_made_are_refused_in_one_line(case: str) -> None:
+    options, words = REFUSED[case]
+    x, y = rbfbench.load_data("digits").batch(0, 4)
+    with pytest.raises(UsageError) as caught:
+        rbfbench.attack(rbfbench.load_model("cnn", "digits"), x, y, norm="linf", eps=0.1, **options)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_attack_leaves_the_model_its_modes_and_its_gradients() -> None:

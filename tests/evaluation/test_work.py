@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rbfbench.evaluation.engine import evaluate
 from rbfbench.evaluation.target import inspect
-from rbfbench.evaluation.work import Clock, Meter, draws_of, row_passes, verdict_work
+from rbfbench.evaluation.work import Clock, Meter, draws_of, row_passes, verdict_work, work_ahead
 
 
 def meter(stages: dict[str, float]) -> tuple[Meter, list[tuple[str, float, float]]]:
@@ -95,6 +95,27 @@ def test_a_verdict_costs_what_is_said_of_it(attack: str, given: dict[str, int]) 
     around = 60 * 5 * 2 + 60 * 5 * 2 * 2 + 8 * 2  # the clean images, the null control, the fingerprint
     attacking = 60 * outcome.run.attacks[0].forwards
     assert sum(asked) - around - attacking == 60 * verdict_work(target, each, 5)
+
+
+def test_questions_asked_again_are_planned_and_told() -> None:
+    data, told = images(60), []
+    target, each = inspect(Brightness(), "toy", data, CPU), row("fgsm")
+    planned = work_ahead(target, [each], 60, 1)
+    assert planned["asked again"] == 2 * 60
+    evaluate(target, data, spec([each], data), progress=lambda *now: told.append(now))
+    assert told[0][2] == sum(planned.values())
+    again = [done for what, done, _ in told if what == "asked again"]
+    assert again[-1] - again[0] == 2 * 60
+    assert len(again) > 60 / 8  # told as it goes, pass by pass
+    assert told[-1][1] == told[-1][2]
+
+
+def test_what_attacks_undercut_says_nothing_of_stages_that_cost_what_they_cost():
+    watch, told = meter({"a": 100.0, "b": 100.0, "null control": 30.0})
+    watch.begin("a", 100.0)
+    watch.tick(10.0)
+    watch.settle(100.0)
+    assert told[-1][2] == pytest.approx(10 + 10 + 30)
 
 
 def test_a_cold_start_is_not_taken_for_the_pace() -> None:

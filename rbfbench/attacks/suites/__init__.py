@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 
 from rbfbench.attacks.table import ATTACKS, AVERAGING, VIEWS, AttackInfo, Value
@@ -21,6 +21,7 @@ SUITES: dict[str, str] = {
     "autoattack-rand": "AutoAttack rand, for random models, scored on fresh draws",
     "black-box": "random search, estimated gradients, transfer: no gradient of the model",
 }
+DRAWS = 20  # averaged by attacks given by name that look through noise, if nothing else is said
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,35 @@ def single_rows(attacks: Mapping[str, AttackInfo], view: str, draws: int) -> lis
     Raises:
         UsageError: Unknown view.
     """
-    if view not in VIEWS:
-        raise unknown_name("view", view, VIEWS)
+    if view not in VIEWS or view == "none":
+        raise unknown_name("view", view, VIEWS.keys() - {"none"})
     rows = []
     for name, info in attacks.items():
         used = view if info.gradient else "none"
         defaults = {key: parameter.default for key, parameter in info.parameters.items()}
         rows.append(Row(name, used, defaults, draws if used in AVERAGING else 1))
     return rows
+
+
+def through_noise(rows: Sequence[Row], views: Collection[str], named: Collection[str]) -> list[Row]:
+    """Rows as a model allows them whose noise cannot be switched off.
+
+    Args:
+        rows: Those of a run, of which nobody chose the view.
+        views: What the model has.
+        named: Attacks given by name: they average over the noise where there is no view without it. The rows of a suite
+            are left out of the run then, since it has others that average.
+    """
+    if "static" in views:
+        return list(rows)
+    if "bpda" in views:
+        return [replace(row, view="bpda") if row.view == "static" else row for row in rows]
+    return [
+        replace(row, view="eot", draws=DRAWS)
+        if "eot" in views and row.attack in named and row.view == "static"
+        else row
+        for row in rows
+    ]
 
 
 def _complete(attack: str, given: dict[str, Value]) -> dict[str, Value]:
