@@ -11,13 +11,14 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Iterator
-from math import fsum
+from math import ceil, fsum
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from claims import (
     ALPHA,
+    ENOUGH,
     HALF,
     MARGIN,
     NOT,
@@ -26,10 +27,12 @@ from claims import (
     SMALL,
     UNSURE,
     UNTESTED,
+    WORST,
     Judged,
     above,
     in_percent,
     judged,
+    least_said,
     reached,
     spelled,
     without_draws,
@@ -42,7 +45,7 @@ from training_time import taken_by, to_equal_accuracy
 
 from rbfbench.defenses import shipped_path
 from rbfbench.errors import LoadError
-from rbfbench.training.recipes import RECIPES, noise_of
+from rbfbench.training.recipes import RECIPES, adversary_of, noise_of, schedule_of
 
 VERDICTS = (REPRODUCED, PARTLY, NOT, UNSURE, UNTESTED)
 DATASETS = ("mnist", "cifar10")
@@ -68,11 +71,21 @@ TITLES = {
 INTRO = """# Results
 
 The tables of *Approximate Manifold Defense Against Multiple Adversarial Perturbations* (arXiv 2004.02183), run again
-with {models}. Made by `python benchmarks/results_page.py` from the files of `benchmarks/reproduce.py`; each of them
-names its commands, seed, commit, versions, hardware and times, and the commands stand folded below each table. A cell
-is our accuracy in percent with its 95% interval over the choice of images; where the paper has a number, it follows
-after "paper". An empty cell was not run, or not under all attacks that the table is over.
+with {models}.
 """
+FILES = """\
+This page is made by `python benchmarks/results_page.py` from the files of `benchmarks/reproduce.py`; each of them names
+its commands, seed, commit, versions, hardware and times, and the commands stand folded below each table. A cell is our
+accuracy in percent with its 95% interval over the choice of images; where the paper has a number, it follows after
+"paper". An empty cell was not run, or not under all attacks that the table is over.
+"""
+KINDS = """\
+**The models.** `cnn` has no defence. `rcnn` is RBF-CNN trained on clean images, `rcnn+` on noisy copies as well, and
+`cnn-ls-noise` its control: the same smoothed labels and noisy copies without the layers. `madry` is adversarial
+training by PGD under linf.{authors} All of them stand [below](#how-to-read-the-tables).
+"""
+SINCE = "Table I of `rcnn+` on MNIST, and all of `rcnn-authors`"
+OF_AUTHORS = " `rcnn-authors` and `rcnn+-authors` have the constants of the authors' scripts."
 WHOLE = re.compile(r"^\| test: .*? \| ([\d.]+)% ", re.MULTILINE)  # of a card: accuracy on the whole test set
 SHIPPED = "the models shipped here"
 OWN = "models trained by `benchmarks/train_models.py`"
@@ -88,9 +101,13 @@ OF_SHIPPED = """\
 - SPSA and DAA, and in columns of fewer images PGD and CW, ran with fewer starts, steps and pairs than in the suites
   (the commands say which), and SPSA and DAA on few images: what they leave is a loose bound and no sign of robustness.
   In columns of 1,000 images DAA moved groups of about 40 images where it says 200: a fault, mended since.
-  In columns of commits before eeffd08, PGD and SPSA through the noise returned the point that seemed best in the few
-  draws they saw on their way, mended since: it is weaker than the end of the way. On 200 digits PGD left 0.9 points
-  more by 50 draws a look (`/bpda-eot`), and 2.3 more by 20 (`/eot`); APGD goes back to its best point by its rule.
+  In most columns of random models PGD and SPSA through the noise are weaker than they are now: they returned the point
+  that seemed best in the few draws they saw on their way, and return the end of the way since. Made since are {since};
+  in Table I that took BPDA+EoT on `rcnn+` from 18.2 to 17.2, and all attacks of the table from 16.0 to 14.8. APGD goes
+  back to its best point by its rule, and is as it was.
+  `/bpda-eot` averages 50 draws a look in Tables I and V, as the paper's, and 20 in columns of Table VII; the commands
+  say so. The paper's transferred EAD and CW stand beside `transfer-margin`, which goes to the rim of the ball; its DAA,
+  of a kind it does not name, beside `daa-blob`; its CW under linf is PGD on a margin here.
   In columns made on a GPU, several runs shared it: their times say little. Table IV and the columns of known noise
   leave out AutoAttack; madry beyond its bound met PGD on a margin where the paper's met PGD.
 - The images are the first of the test files. On CIFAR-10 those are easier than the rest: the column "whole test set"
@@ -112,6 +129,12 @@ GUIDE = """\
   drawn noise, and back as if there were none. `/eot` follows the exact gradient through drawn noise. `transfer`
   carries over what was made on `cnn`. Every candidate is scored with fresh noise, 10 decisions of 10 passes each (3 in
   the quick run).
+- "rcnn+ by its smoothed self" and "by its reconstructions" are attacked by examples of two stand-ins, made to be
+  smoother than it is: rcnn+ under larger variances of its filters, and a classifier by the nearest reconstruction of a
+  class. In Table VII "adaptive" is BPDA+EoT and "stronger" APGD through the noise, or AutoAttack where there is none.
+  `daa-blob` and `daa-dgf` are the two kinds of DAA, `slide` is PGD for l1.
+- Of a certificate: nothing can be certified beyond the "ceiling", which follows from sigma and the number of draws;
+  "abstained" counts images of which no class came often enough.
 - AutoAttack has a suite of its own for random models, of untargeted attacks. What it runs on the others they meet made
   without the noise in the column "static", and its targeted APGD and FAB through the noise in the columns "targeted"
   and "nearest", where they are there.
@@ -144,34 +167,97 @@ def beside(found: dict[str, Any] | None, paper: float | None) -> str:
 
 def page(results: list[dict[str, Any]], *, own: bool = False) -> str:
     """The whole page, of the shipped models or of the reader's own."""
-    sections = (line for result in results for line in section(result))
-    models, guide = (OWN, OF_OWN + GUIDE) if own else (SHIPPED, OF_SHIPPED + GUIDE)
+    sections = (line for result in results for line in section(result, own=own))
+    models, guide = (OWN, OF_OWN + GUIDE) if own else (SHIPPED, OF_SHIPPED.format(since=SINCE) + GUIDE)
     first = (
-        f"All attacks of all tables together, each image under the strongest ({radii()}). An empty cell was not run; "
-        '"without" names a table of attacks that a cell lacks:\n'
+        f"All attacks of all tables together, each image under the strongest ({radii()}). Beside it stands what the "
+        'strongest of the paper\'s attacks leaves there. An empty cell was not run; "without" names a table of attacks '
+        "that a cell lacks:\n"
     )
-    parts = [INTRO.format(models=models), first, *headline(results, own=own), "", *claimed(results, models)]
+    parts = [
+        INTRO.format(models=models),
+        *([] if own else answer(results)),
+        KINDS.format(authors="" if own else OF_AUTHORS),
+        first,
+    ]
+    parts += [*headline(results, own=own), "", FILES, *claimed(results, models)]
     return "\n".join([*parts, "## How to read the tables\n", guide, *sections]) + "\n"
+
+
+def answer(results: list[dict[str, Any]]) -> Iterator[str]:
+    """What a reader takes away who stops here: the shipped rcnn+ beside the paper's, and why they differ."""
+    tables = {
+        dataset: {result["table"]: result["columns"] for result in results if result["dataset"] == dataset}
+        for dataset in DATASETS
+    }
+    left, trained, blind = [], [], []
+    for dataset, of in tables.items():
+        cells = [
+            f"{100 * of[WORST[norm]]['rcnn+']['accuracy']:.1f}% under {norm} {RADII[dataset][norm]} (paper "
+            f"{said_of('rcnn+', norm, dataset):g})"
+            for norm in NORMS
+            if "rcnn+" in of.get(WORST[norm], {})
+        ]
+        if not cells or "madry" not in of.get("3", {}) or "rcnn+" not in of.get("1", {}):
+            continue
+        left.append(f"on {dataset} {', '.join(cells)}")
+        trained.append(f"{100 * of['3']['madry']['accuracy']:.1f}% on {dataset}")
+        taken, epochs = taken_by("rcnn+", dataset), TRAINING[dataset]["rcnn+"][0]
+        own = of["1"]["rcnn+"]["rows"]["pgd/static"]["accuracy"]
+        theirs = PAPER["1", dataset]["pgd/static"]["rcnn+"]
+        blind.append(
+            f"on {dataset} it is of {taken.epochs + taken.before} epochs where the paper's is of {epochs}, and PGD "
+            f"that does not see the noise already leaves {100 * own:.1f}% of it (paper {theirs:g})"
+        )
+    if not left:
+        return
+    yield (
+        "**In short.** Once attacks follow the gradient through the noise, the RBF-CNN trained here (`rcnn+`) keeps "
+        f"{'; '.join(left)}. Adversarial training under linf (`madry`) keeps {' and '.join(trained)} under linf. What "
+        "the numbers come to, claim by claim, stands [below](#what-holds-of-the-papers-claims).\n"
+    )
+    yield (
+        f"**What this does not show.** These are not the paper's weights: {'; '.join(blind)}. On CIFAR-10 its net is "
+        f"smaller, too.{stronger_here(tables['mnist'])} So part of what is missing may be training, and part the "
+        "attacks of the paper. Intervals cover the choice of images, not that of a training or of attacks.\n"
+    )
+
+
+def stronger_here(tables: dict[str, Any]) -> str:
+    """Rows of the paper by which ours leave less of adversarial training too, where no layer hides a gradient."""
+    said = PAPER["5-l1", "mnist"]
+    rows = tables.get("5-l1", {}).get("madry", {"rows": {}})["rows"]
+    ours = {
+        name: f"{name} leaves {100 * rows[row]['accuracy']:.1f} (paper {said[row]['madry']:g})"
+        for name, row in {"PGD": "pgd/static", "EAD": "ead/static"}.items()
+        if row in rows and reached(rows[row], said[row]["madry"] or 0) is False
+    }
+    if not ours:
+        return ""
+    rows = ", ".join(ours.values())
+    return f" Our attacks are stronger than the paper's as well: of adversarial training under l1, {rows}."
+
+
+def said_of(model: str, norm: str, dataset: str) -> float | None:
+    """What the strongest of the paper's attacks under a norm leaves of a model; None where it says nothing."""
+    if norm == "linf":
+        return STRONGEST[dataset][model][0] if model in STRONGEST[dataset] else None
+    table = f"5-{norm}"
+    known = any(by.get(model) is not None for by in PAPER[table, dataset].values())
+    return least_said(table, dataset, model) if known else None
 
 
 def claimed(results: list[dict[str, Any]], models: str) -> Iterator[str]:
     """The paper's claims and what our numbers say of them."""
     yield "## What holds of the paper's claims\n"
     yield (
-        "Each claim has parts, judged by a rule that is written beside it (`benchmarks/claims.py`); what each part\n"
-        "found stands folded below the table. **Reproduced**: every part holds. **Partly**: some hold and some fail.\n"
-        "**Not reproduced**: some fail and none holds. **Cannot tell**: none fails, and some are undecided.\n\n"
-        "One accuracy is higher than another where an exact sign-flip test over the images that both are on says so\n"
-        f"at {100 * ALPHA:g}%. It is not higher where the test says the contrary, or where the 95% interval of their\n"
-        f"difference ends below {100 * SMALL:g} points; it is no worse where that interval begins above\n"
-        f'-{100 * MARGIN:g}; else it is undecided. Where it was not kept what is left of each image ("not image by\n'
-        'image"), the interval of the difference decides all of it. Each comparison is at that level by itself: among\n'
-        "so many, some go wrong. A number of the paper is reached where it does not lie above our interval. That a\n"
-        "model is robust, or as robust as adversarial training, is judged by the better of the one\n"
-        f"here and the one with its authors' constants. The verdicts are on {models}, one\n"
-        "training of each.\n\n"
-        'Under "here" stands what all attacks together leave, in percent, unless it says otherwise; under "paper"\n'
-        "what the strongest of its attacks leaves there, of the same models in the same order.\n"
+        "**Reproduced**: every part of a claim holds. **Partly**: some hold and some fail. **Not reproduced**: some\n"
+        "fail and none holds. **Cannot tell**: none fails, and some are undecided. The claims overlap: most that say\n"
+        '"robust" fall by the same attack, so that their number is no score. Under "here" stands what all attacks\n'
+        'together leave, in percent, unless it says otherwise; under "paper" what the strongest of its attacks leaves\n'
+        f"there, of the same models in the same order. The verdicts are on {models}, one training of each.\n\n"
+        "Not tested: that loss gradients show a human what matters (its section IV-B, a matter of looking; `rbfbench\n"
+        "figure saliency` draws them), and that RBF-CNN does better than Schott et al., whose model is not here.\n"
     )
     for dataset in DATASETS:
         tables = {result["table"]: result["columns"] for result in results if result["dataset"] == dataset}
@@ -187,6 +273,21 @@ def claimed(results: list[dict[str, Any]], models: str) -> Iterator[str]:
             yield f"- **{each.claim}**: {each.verdict}."
             yield from (f"  - {piece}" for piece in each.evidence.split("; "))
         yield "\n</details>\n"
+    yield "### How a claim is judged\n"
+    yield (
+        "Each claim has parts, judged by a rule that is written beside it (`benchmarks/claims.py`).\n\n"
+        "One accuracy is higher than another where an exact sign-flip test over the images that both are on says so\n"
+        f"at {100 * ALPHA:g}%. It is not higher where the test says the contrary, or where the 95% interval of their\n"
+        f"difference ends below {100 * SMALL:g} points; it is no worse where that interval begins above\n"
+        f'-{100 * MARGIN:g}; else it is undecided. Where it was not kept what is left of each image ("not image by\n'
+        'image"), the interval of the difference decides all of it. Each comparison is at that level by itself: among\n'
+        "so many, some go wrong. What attacks leave is at most what there is: where a random model met fewer attacks\n"
+        "than one without noise (AutoAttack through its noise with fewer targets, or random search on fewer images),\n"
+        "it is not called higher, however much is left of it.\n\n"
+        "A number of the paper is reached where it does not lie above our interval; a row of fewer than\n"
+        f"{ENOUGH} images can refute it, and where it cannot, it does not count. That a model is robust, or as robust\n"
+        "as adversarial training, is judged by the better of the one here and the one with its authors' constants.\n"
+    )
 
 
 def in_short(found: list[Judged], tables: dict[str, Any], shipped: str | None = None) -> str:
@@ -227,10 +328,23 @@ def in_short(found: list[Judged], tables: dict[str, Any], shipped: str | None = 
             f"{TRAINING[shipped]['rcnn+'][0]}, and how its PGD was set is not known. What was not reproduced with it "
             "is not thereby refuted for the paper's."
         )
-    return text
+    return text + (cost_of(shipped) if shipped else "")
 
 
-def section(result: dict[str, Any]) -> Iterator[str]:
+def cost_of(dataset: str) -> str:
+    """What the models that are compared took to train, by their cards."""
+    taken = {name: taken_by(name, dataset) for name in ("madry", "rcnn+", "rcnn")}
+    minutes = {
+        name: f"{each.minutes:.0f}{f' after a model of {each.before} epochs' if each.before else ''}"
+        for name, each in taken.items()
+    }
+    return (
+        f" By the cards, training took madry {minutes['madry']} thread-minutes ({taken['madry'].epochs} epochs of "
+        f"{taken['madry'].steps} steps), rcnn+ {minutes['rcnn+']}, and the rcnn that makes its noise {minutes['rcnn']}."
+    )
+
+
+def section(result: dict[str, Any], *, own: bool = False) -> Iterator[str]:
     """One table of one data set."""
     table, dataset = result["table"], result["dataset"]
     models = {model: place for place, model in enumerate(MODELS)}
@@ -239,7 +353,7 @@ def section(result: dict[str, Any]) -> Iterator[str]:
     if table == "6":
         yield from certified(dataset, columns)
     elif table == "2":
-        yield from timed(dataset, columns)
+        yield from timed(dataset, columns, own=own)
     elif table == "claim-1":
         yield from passed_on(columns)
     elif table in COMPUTED:
@@ -272,17 +386,19 @@ def radius(table: str, dataset: str) -> str:
     return f", {norm[table]} {RADII[dataset][norm[table]]}" if table in norm else ""
 
 
-def timed(dataset: str, columns: dict[str, Any]) -> Iterator[str]:
+def timed(dataset: str, columns: dict[str, Any], *, own: bool = False) -> Iterator[str]:
     """Seconds an epoch and until equal accuracy, in units of rcnn+, beside the paper's."""
-    said, ours = TRAINING[dataset], columns["rcnn+"]
+    said, ours, adversary = TRAINING[dataset], columns["rcnn+"], adversary_of(dataset, RECIPES["madry"])
     noise = noise_of("default", dataset, RECIPES["rcnn+"])
     fewer = ""
     if noise and noise.stored:
         fewer = (
             f" The noise of rcnn+ is made for {noise.stored:,} images, as its recipe here has it; the paper's for all."
         )
+    batch = schedule_of("default", dataset, RECIPES["rcnn+"]).batch
     yield (
-        f"Scaled from {ours['images']} to all {ours['of']} training images; an epoch is the median of "
+        f"Scaled from {ours['images']} training images, which are {ceil(ours['images'] / batch)} "
+        f"step{'s' * (ours['images'] > batch)} of {batch}, to all {ours['of']}; an epoch is the median of "
         f"{len(ours['epoch_s'])}, with their range. What is done once leaves out the training of the model that makes "
         "the noise of rcnn+, an rcnn, and its filters. The last column is time in epochs until as many held-out images "
         "are right without attack as this recipe and rcnn+ both came to, and that accuracy: the median over rounds, a "
@@ -299,6 +415,14 @@ def timed(dataset: str, columns: dict[str, Any]) -> Iterator[str]:
         shown = alike and alike.tells
         equal = f"{alike.ratio:.2f} ({100 * alike.accuracy:.0f}%), {alike.rounds} of {alike.of}" if shown else ""
         yield f"| {name} | {epochs} | {ratio} | {column['besides_s']:.0f} | {once} | {equal} |"
+    yield (
+        "\nThe paper's times are of one GPU. Adversarial training by "
+        f"{adversary.steps if adversary else 0} steps makes that many gradients and one more for each of a training "
+        f"without: of the same net at most {(adversary.steps if adversary else 0) + 1} times the time, where the paper "
+        f"has {said['madry'][1] / said['rcnn'][1]:.0f} times that of rcnn."
+    )
+    if own:
+        return
     yield (
         "\nWhat the models that are shipped took, by their cards: minutes times threads on machines that did other "
         "work too. Steps, epochs and arithmetic differ; where a training went on from another model, the time is that "
@@ -322,7 +446,11 @@ def passed_on(columns: dict[str, Any]) -> Iterator[str]:
     change = {"random": "random", "adversarial": "sought to pass"}
     yield "| | norm | eps | change | mean | largest | images |"
     yield "|---|---|---|---|---|---|---|"
+    same: dict[str, list[str]] = {}
     for name, column in columns.items():
+        same.setdefault(str(column["ratios"]), []).append(name)
+    for names in same.values():
+        name, column = ", ".join(names), columns[names[0]]
         for row in column["ratios"]:
             ratios = f"{row['mean']:.3f} | {row['largest']:.3f} | {row['n']}"
             yield f"| {name} | {row['norm']} | {row['eps']:g} | {change[row['kind']]} | {ratios} |"
@@ -331,7 +459,7 @@ def passed_on(columns: dict[str, Any]) -> Iterator[str]:
 def strongest(dataset: str, columns: dict[str, Any], table: str) -> Iterator[str]:
     """The worst case over tables, a model a row; what the paper cites of others is not run."""
     said = STRONGEST[dataset] if table == "3" else {}
-    yield "| | accuracy | strongest alone | attacks | of tables | paper | its strongest |"
+    yield "| | accuracy | strongest of those on all images | attacks | of tables | paper | its strongest |"
     yield "|---|---|---|---|---|---|---|"
     for name in dict.fromkeys([*columns, *said]):
         paper = f"{said[name][0]:g} | {said[name][1]}" if name in said else " | "
@@ -447,17 +575,21 @@ def headline(results: list[dict[str, Any]], *, own: bool = False) -> Iterator[st
                 clean = (tables.get(table, {}).get(model, {}).get("clean") for table in ATTACKED)
                 first = next(filter(None, clean), None)
                 cells = [f"{score(first)}, n {first['n']}" if first else ""]
-                cells += [all_of(cell, table) for table, cell in zip(norms.values(), found, strict=True)]
+                cells += [
+                    all_of(cell, table, said_of(model, norm, dataset) if norm in NORMS else None)
+                    for (norm, table), cell in zip(norms.items(), found, strict=True)
+                ]
                 whole = "" if own else whole_test(model, dataset)
                 yield f"| `{model}` | {dataset} | {whole} | {' | '.join(cells)} |"
 
 
-def all_of(found: dict[str, Any] | None, table: str) -> str:
-    """What all attacks of the norms of a table left, and which tables of attacks are not in it."""
+def all_of(found: dict[str, Any] | None, table: str, paper: float | None) -> str:
+    """What all attacks of the norms of a table left, the paper's number, and which tables of attacks are not in it."""
     if found is None:
         return ""
     lacking = [each for norm in COMPUTED[table] for each in OF_NORM[norm] if each not in found["tables"]]
-    return f"{score(found)}, n {found['n']}" + (f", without {', '.join(lacking)}" if lacking else "")
+    theirs = "" if paper is None else f", paper {paper:g}"
+    return f"{score(found)}, n {found['n']}{theirs}" + (f", without {', '.join(lacking)}" if lacking else "")
 
 
 def provenance(columns: dict[str, Any]) -> Iterator[str]:

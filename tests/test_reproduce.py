@@ -210,14 +210,22 @@ def as_in_the_paper(dataset: str, n: int) -> dict:
         for norm, columns in under.items()
     }
     every, wide = {"rcnn+": found(60), "madry": found(10)}, paper.BOUNDS[dataset][1]
-    certified = {"cnn": 10, "cnn-l": 10, "rcnn": 90, "rcnn ": 90, "rcnn+": 99}
+    certified = {"cnn": 10, "cnn-l": 10, "rcnn": 95, "rcnn ": 95, "rcnn+": 99}
+    met = {
+        f"{model} {kind}": {"rows": {}, "command": "rbfbench attack"}
+        for model in ("rcnn+", "rcnn+-authors")
+        for kind in reproduce.TARGETED
+    }
+    searched = {model: {"rows": {"square": found(99)}, "checks": {}} for model in ("rcnn+", "rcnn+-authors")}
     static = {"apgd-dlr/static": attacked("1", "rcnn+")["rows"]["pgd/static"]}
     exact = {"pgd/eot": attacked("1", "rcnn+")["rows"]["pgd/bpda-eot"]}
     return norms | {
         "claim-1": {"rcnn+": passed(0.3, 0.9)},
         "1": {model: attacked("1", model) for model in claims.BOTH}
         | {"cnn-ls-noise": {"rows": {"pgd/static": found(2)}}},
-        "autoattack": {"cnn-ls-noise": {"rows": {}, "worst_case": found(2)}},
+        "autoattack": {"cnn-ls-noise": {"rows": {}, "worst_case": found(2)}} | met,
+        **{f"autoattack-{norm}": met for norm in ("l1", "l2")},
+        **{f"beyond-{norm}": searched for norm in ("l1", "l2")},
         "2": {model: timing(seconds) for model, (_, seconds, _) in paper.TRAINING[dataset].items()}
         | {"fast": timing(9)},
         "3": strongest | {"madry": strongest["rcnn+"], "cnn-ls-noise": found(2)},
@@ -237,9 +245,17 @@ def as_in_the_paper(dataset: str, n: int) -> dict:
             for sigma in claims.sigmas(dataset)
         },
         **traded,
-        "beyond-linf": {model: {"rows": static | exact | {"square": found(99)}, "checks": {}} for model in claims.BOTH},
+        "beyond-linf": searched
+        | {model: {"rows": static | exact | {"square": found(99)}, "checks": {}} for model in claims.BOTH},
         "union": every,
     }
+
+
+def unmasked(tables: dict) -> dict:
+    """The same, but that examples made elsewhere are no stronger than the model's own gradient."""
+    first = tables["1"]["rcnn+"]
+    rows = {name: scored(198) if name.startswith("transfer") else row for name, row in first["rows"].items()}
+    return tables | {"1": tables["1"] | {"rcnn+": first | {"rows": rows}}}
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
@@ -249,7 +265,12 @@ def test_whoever_finds_what_the_paper_says_reproduces_it(dataset):
     others = {claim: verdict for claim, verdict in found.items() if verdict != "reproduced"}
     # By its own numbers copies help under l1 and l2, and under linf no longer on CIFAR-10: 46.2 and 46.6.
     copies = {"training on noisy copies makes rCNN+ more robust than rCNN": "partly"}
-    assert others == (copies if dataset == "cifar10" else {})
+    # By its own numbers FGSM and PGD leave less of rCNN+ on MNIST by examples that were made elsewhere.
+    masked = {"the layers do not mask gradients": "partly"}
+    assert others == (copies if dataset == "cifar10" else masked)
+    for each in claims.judged(dataset, as_in_the_paper(dataset, 10_000)):
+        if each.claim in copies:
+            assert (": its own numbers do not say so" in each.evidence) is (dataset == "cifar10")
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
@@ -298,7 +319,7 @@ def test_each_claim_shows_the_papers_number_and_ours():
         "madry 5.0 (2.7 to 9.0)",
     )
     said, here = shown["the same model is robust under l2, where linf adversarial training is less so"]
-    assert (said, here.partition("(")[0]) == ("83.9", "rcnn+ 83.9 ")
+    assert (said, here.partition("(")[0]) == ("83.9, madry 81.9", "rcnn+ 83.9 ")
     assert here.endswith(", madry 10.0 (6.6 to 14.9)")
     assert shown["one model withstands l1, l2 and linf at once, better than linf adversarial training"] == (
         "",
@@ -321,7 +342,7 @@ def test_each_claim_shows_the_papers_number_and_ours():
     said, above = shown["the layers raise certified accuracy, at equal noise"]
     assert said == "94.7 and 92.7 at sigma 0.2, radius 0.5"
     assert above == (
-        "rcnn 90.0 (85.1 to 93.4), cnn 10.0 (6.6 to 14.9) there; higher in 4 of 4 comparisons, lower in 0"
+        "rcnn 95.0 (91.0 to 97.3), cnn 10.0 (6.6 to 14.9) there; higher in 4 of 4 comparisons, lower in 0"
     ), "rcnn over cnn, rcnn+ over its control, two sigmas"
     text = "\n".join(
         results_page.claimed([{"table": t, "dataset": "mnist", "columns": c} for t, c in tables.items()], "")
@@ -467,7 +488,7 @@ def test_the_layers_are_judged_by_autoattack_without_noise():
     )
     column = tables["7"]["rcnn+ stronger, beta2=0"]
     beaten = tables | {"7": tables["7"] | {"rcnn+ stronger, beta2=0": column | {"worst_case": scored(0)}}}
-    held = beaten | {"autoattack": {"cnn-ls-noise": {"worst_case": scored(20)}}}
+    held = beaten | {"autoattack": beaten["autoattack"] | {"cnn-ls-noise": {"worst_case": scored(20)}}}
     none = beaten | {"3": tables["3"] | {"rcnn+": scored(0)}}
     under = none | {"3-l2": tables["3-l2"] | {"cnn-ls-noise": scored(20)}}
     found = [verdicts("mnist", each)[claim] for each in (tables, beaten, held, none, under)]
@@ -516,7 +537,7 @@ def test_noisy_copies_are_judged_under_every_norm():
 
 
 def test_what_breaks_a_claim_is_named():
-    tables = as_in_the_paper("mnist", 200)
+    tables = unmasked(as_in_the_paper("mnist", 200))
     rows = tables["1"]["rcnn+"]["rows"]
     masked = {"rows": rows | {"transfer-pgd": scored(100)}, "checks": {}}
     changed = tables | {"1": tables["1"] | {"rcnn+": masked}}
@@ -539,10 +560,13 @@ def test_what_breaks_a_claim_is_named():
     found = {each.claim: each for each in claims.judged("mnist", one)}["the layers do not mask gradients"]
     assert found.verdict == "partly", "one row with gradients does as well, but none that does not see the noise"
     assert "than all gradients that do not see the noise: transfer-pgd;" in found.evidence
+    assert "which does not see the noise: transfer-pgd (the paper's own: transfer-fgsm 90.9 against 98, " in (
+        found.evidence
+    )
     suite = {"rcnn+ static": {"rows": {"apgd-t/static": scored(20)}, "checks": {}}}
     found = {each.claim: each for each in claims.judged("mnist", one | {"autoattack": suite})}
     found = found["the layers do not mask gradients"]
-    assert found.verdict == "reproduced", "what the paper judges by is weak, not masked"
+    assert found.verdict == "partly", "what the paper judges by is weak there, though another gradient is not"
     assert "than all gradients that do not see the noise: none;" in found.evidence
     assert "10.0 (6.6 to 14.9, n 200) (apgd-t/static of autoattack (rcnn+ static))" in found.evidence
     other = {"rows": {"pgd/static": scored(60), "square": scored(18)}, "checks": {}}
@@ -556,13 +580,12 @@ def test_what_breaks_a_claim_is_named():
     assert "8.2 in all" in cheaper.evidence, "(85 * 112 + 30) / (100 * 11 + 30 + 30)"
     assert "6.1 with the training of the rcnn" in cheaper.evidence, "(85 * 112 + 30) / (100 * (11 + 4) + 30 + 30)"
     assert "until 90% of held-out images are right, 10.2 in time" in cheaper.evidence
-    taken = {name: training_time.taken_by(name, "mnist").minutes for name in ("madry", "rcnn", "rcnn+")}
-    cards = ", ".join(f"{name} {minutes:.0f}" for name, minutes in taken.items())
-    assert f"the madry of the other tables took 5 epochs of 7 steps; by the cards, in thread-minutes: {cards}" in (
-        cheaper.evidence
+    madry, ours, rcnn = (training_time.taken_by(name, "mnist").minutes for name in ("madry", "rcnn+", "rcnn"))
+    assert results_page.cost_of("mnist") == (
+        f" By the cards, training took madry {madry:.0f} thread-minutes (5 epochs of 7 steps), rcnn+ {ours:.0f}, and "
+        f"the rcnn that makes its noise {rcnn:.0f}."
     )
-    (further,) = (each for each in claims.judged("cifar10", tables) if each.claim.startswith("training costs"))
-    assert "after a model of 12 epochs" in further.evidence
+    assert "after a model of 12 epochs" in results_page.cost_of("cifar10")
 
 
 def test_of_two_trainings_the_better_is_judged_whole():
@@ -594,7 +617,7 @@ def test_the_authors_constants_count_under_every_norm():
     assert "trained under l2 itself 70.0" in found[claim].evidence
     theirs = weak | {
         "5-l2": weak["5-l2"] | {"rcnn+-authors": own},
-        "3-l2": weak["3-l2"] | {"rcnn+-authors": every},
+        **{table: weak[table] | {"rcnn+-authors": every} for table in ("3", "3-l1", "3-l2")},
         "union": weak["union"] | {"rcnn+-authors": scored(120)},
     }
     assert verdicts("mnist", theirs)[claim] == "reproduced"
@@ -647,12 +670,15 @@ def test_certificates_are_compared_at_the_most_draws_that_both_had():
     assert "radius 0.5, 50,000 draws: rcnn+ 60.0" in both.evidence, "the better of two at each radius"
     assert "radius 1, 50,000 draws: rcnn+ without its own noise 20.0" in both.evidence
     assert "2,000 draws: rcnn+" not in both.evidence
-    # Whose draws are different in number is not compared: a column alone decides nothing.
-    assert judge(few | {"rcnn+ sigma=0.3 n=50000": certificate(50_000, 1.1, 0, 0)}).verdict == "reproduced"
+    # Whose draws are different in number is not compared: such a column stands beside the paper's number alone.
+    alone = judge(few | {"rcnn+ sigma=0.3 n=50000": certificate(50_000, 1.1, 0, 0)})
+    assert alone.verdict == "partly"
+    assert "higher in 3 of 3 comparisons" in alone.here
+    assert judge(few | {"rcnn+ sigma=0.3 n=50000": certificate(50_000, 1.1, 98, 90)}).verdict == "reproduced"
 
 
 def test_random_search_on_few_images_does_not_clear_gradients():
-    tables = as_in_the_paper("cifar10", 200)
+    tables = unmasked(as_in_the_paper("cifar10", 200))
     claim = "the layers do not mask gradients"
     assert verdicts("cifar10", tables)[claim] == "reproduced"
     column = tables["beyond-linf"]["rcnn+"]
@@ -670,12 +696,12 @@ def test_random_search_on_few_images_does_not_clear_gradients():
     columns = {"rcnn+ with known noise": known, "cnn-ls-noise": control}
     fired = tables | {"beyond-linf": tables["beyond-linf"] | columns}
     found = {each.claim: each for each in claims.judged("cifar10", fired)}[claim]
-    assert found.verdict == "not reproduced"
+    assert found.verdict == "partly"
     assert "beyond-linf: square 10.0 on rcnn+ with known noise" in found.evidence
 
 
 def test_random_search_is_judged_where_noise_does_not_blind_it():
-    tables, claim = as_in_the_paper("mnist", 200), "the layers do not mask gradients"
+    tables, claim = unmasked(as_in_the_paper("mnist", 200)), "the layers do not mask gradients"
     known = {"rows": {"pgd/eot": scored(44), "square": scored(40)}, "checks": {}}
     fixed = tables | {"beyond-linf": tables["beyond-linf"] | {"rcnn+ with known noise": known}}
     found = {each.claim: each for each in claims.judged("mnist", fixed)}[claim]
@@ -694,7 +720,7 @@ def test_a_black_box_on_survivors_is_no_sign_of_masked_gradients():
 
 
 def test_signs_in_tables_without_the_control_are_told_and_not_judged():
-    tables, claim = as_in_the_paper("mnist", 200), "the layers do not mask gradients"
+    tables, claim = unmasked(as_in_the_paper("mnist", 200)), "the layers do not mask gradients"
     part = {"rows": tables["7"]["rcnn+ beta2=1.75"]["rows"] | {"transfer": scored(2)}}
     found = {
         each.claim: each for each in claims.judged("mnist", tables | {"7": tables["7"] | {"rcnn+ beta2=1.75": part}})
@@ -761,7 +787,9 @@ def test_columns_without_a_number_of_the_paper_have_a_page():
     alone = {"strongest": {"row": "square", "norm": "l2", "accuracy": 0.1}, "attacks": 3, "tables": ["5-l2"]}
     left = column | scored(20) | alone | {"wall_s": 1.0}
     text = results_page.page([{"table": "3-l2", "dataset": "mnist", "columns": {"madry": left}}])
-    assert "| `madry` | mnist | 97.79 |  |  | 10.0 (6.6 to 14.9), n 200, without beyond-l2, autoattack-l2 |" in text
+    assert (
+        "| `madry` | mnist | 97.79 |  |  | 10.0 (6.6 to 14.9), n 200, paper 81.9, without beyond-l2, autoattack-l2 |"
+    ) in text
 
 
 def test_the_page_says_in_short_what_is_left():
@@ -780,6 +808,8 @@ def test_the_page_says_in_short_what_is_left():
     weaker = tables | {"1": tables["1"] | {"rcnn+": {"rows": blind, "checks": {}}}}
     text = results_page.in_short(list(claims.judged("mnist", weaker)), weaker, "mnist")
     assert "less robust than adversarial" in text
+    assert text.endswith(results_page.cost_of("mnist"))
+    assert "thread-minutes" not in said(), "of models that are not the shipped ones"
     assert "do not look through" not in text, "they break it without"
     assert "less than the paper's 94.9: this rcnn+ is of 10 epochs where the paper's is of 100" in text
     tables["3"]["rcnn+"] = scored(175) | alone
@@ -809,10 +839,77 @@ def test_the_page_begins_with_what_is_left_under_each_norm():
     cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
     assert [cells[norm].partition(" ")[0] for norm in ("linf", "l1", "l2")] == ["0.5", "1.0", "1.5"]
     assert cells["clean"].startswith("99.0")
-    assert cells["l2"].endswith("n 200")
+    assert cells["l2"].endswith("n 200, paper 81.9")
     assert cells["whole test set"] == "97.79", "of its card"
     (*_, bare) = results_page.headline(found, own=True)
     assert "97.79" not in bare
+
+
+def test_more_left_of_a_random_model_by_fewer_attacks_is_not_called_more():
+    tables = as_in_the_paper("mnist", 200)
+    claim = "the same model is robust under l2, where linf adversarial training is less so"
+    few = tables["autoattack-l2"] | {"rcnn+ nearest": {"rows": {}, "command": "rbfbench attack --set fab-t.targets=5"}}
+    bare = {name: column for name, column in few.items() if name != "rcnn+ nearest"}
+    search = {"rcnn+": {"rows": {"square": scored(49, 50)}, "checks": {}}}
+    assert verdicts("mnist", tables)[claim] == "reproduced"
+    for changed in ({"autoattack-l2": few}, {"autoattack-l2": bare}, {"beyond-l2": search}, {"beyond-l2": {}}):
+        less = tables | changed
+        assert verdicts("mnist", less)[claim] == "cannot tell"
+        assert "under l2 rcnn+ met fewer attacks than models without noise" in evidence_of(less, claim)
+        lower = less | {"3-l2": less["3-l2"] | {"rcnn+": scored(2)}}
+        assert verdicts("mnist", lower)[claim] == "partly", "less left by fewer attacks is less"
+    others = {
+        "one model withstands l1, l2 and linf at once, better than linf adversarial training": "cannot tell",
+        "the RBF layer adds to what label smoothing and noisy copies do alone": "reproduced",
+        "more noise at run time (beta2) buys robustness": "cannot tell",
+    }
+    found = verdicts("mnist", tables | {"beyond-l2": {}})
+    assert {claim: found[claim] for claim in others} == others, "the control has not run under l2"
+
+
+def test_rows_on_few_images_refute_a_number_and_leave_none_in_doubt():
+    tables, claim = as_in_the_paper("mnist", 200), "rCNN+ is robust under linf without adversarial training"
+
+    def judge(k: int) -> str:
+        column = tables["1"]["rcnn+"]
+        rows = column["rows"] | {"spsa": scored(k, 20)}
+        return verdicts("mnist", tables | {"1": tables["1"] | {"rcnn+": column | {"rows": rows}}})[claim]
+
+    assert [judge(k) for k in (20, 18, 5)] == ["reproduced", "reproduced", "partly"]
+
+
+def test_certificates_that_stay_below_the_papers_are_not_all_of_a_claim():
+    tables, claim = as_in_the_paper("mnist", 200), "noisy copies raise certified accuracy further, at equal noise"
+    assert verdicts("mnist", tables)[claim] == "reproduced"
+    tables["6"] |= {
+        f"{name} sigma=0.3 n=50000": certificate(50_000, 1.1, 90, 80) for name in ("rcnn+", "rcnn+ beta2=0")
+    }
+    tables["6"]["rcnn sigma=0.3 n=50000"] = certificate(50_000, 1.1, 10, 5)
+    tables["6"]["rcnn beta2=0 sigma=0.3 n=50000"] = certificate(50_000, 1.1, 10, 5)
+    found = {each.claim: each for each in claims.judged("mnist", tables)}[claim]
+    assert found.verdict == "partly", "90 is more than 10 and less than the paper's 98"
+    assert "lower in 0" in found.here
+
+
+def test_the_page_begins_with_the_answer():
+    def column(k: int) -> dict:
+        return scored(k) | {"tables": []}
+
+    linf = {"3": {"rcnn+": column(2), "madry": column(170)}, "3-l2": {"rcnn+": column(30)}}
+    first = {"rcnn+": {"rows": {"pgd/static": scored(147)}}}
+    l1 = {"madry": {"rows": {"pgd/static": scored(100), "ead/static": scored(181)}}}
+    tables = linf | {"1": first, "5-l1": l1}
+    found = [{"table": table, "dataset": "mnist", "columns": columns} for table, columns in tables.items()]
+    said, _, limits = "\n".join(results_page.answer(found)).partition("**What this does not show.**")
+    assert "keeps on mnist 1.0% under linf 0.3 (paper 88.4), 15.0% under l2 2 (paper 83.9)." in said
+    assert "`madry`) keeps 85.0% on mnist under linf" in said
+    assert (
+        "on mnist it is of 10 epochs where the paper's is of 100, and PGD that does not see the noise already "
+        in limits
+    )
+    assert "leaves 73.5% of it (paper 94.9)" in limits
+    assert "under l1, PGD leaves 50.0 (paper 77.5)." in limits, "EAD comes to the paper's 90.4"
+    assert list(results_page.answer([])) == []
 
 
 def test_a_missing_column_leaves_its_claims_untested_and_no_other():
