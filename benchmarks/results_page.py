@@ -97,7 +97,8 @@ OF_SHIPPED = """\
   do. `cnn-ls-noise` is the control of `rcnn+`: smoothed labels and noisy copies without the layers, for fewer epochs.
 - Each model is one set of weights, trained once and for fewer epochs than in the paper (its card says how); on CIFAR-10
   a smaller net stands behind the defence than the paper's. `madry` took 7 steps a batch on MNIST and 3 on CIFAR-10,
-  where its authors take 40 and 7. A difference to the paper can come from that.
+  where its authors take 40 and 7. A difference to the paper can come from that. `trades` was trained in bfloat16 when
+  the first steps of its walk were lost to rounding, mended since: its training met weaker examples than TRADES has.
 - SPSA and DAA, and in columns of fewer images PGD and CW, ran with fewer starts, steps and pairs than in the suites
   (the commands say which), and SPSA and DAA on few images: what they leave is a loose bound and no sign of robustness.
   In columns of 1,000 images DAA moved groups of about 40 images where it says 200: a fault, mended since.

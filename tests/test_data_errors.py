@@ -57,6 +57,7 @@ BAD_ARRAYS: dict[str, tuple[NDArray[Any], NDArray[Any], str]] = {
     "NaN": (with_value(np.nan), Y, "NaN"),
     "infinite": (with_value(np.inf), Y, "to inf"),
     "integer pixels": (X.astype(np.int64), Y, "pixels are int64"),
+    "black and white as bytes": ((X > 127).astype(np.uint8), Y, "pixels are uint8, of 255 levels, and none is above 1"),
     "complex pixels": (F.astype(complex), Y, "pixels are complex128"),
     "flat images": (X.reshape(6, -1), Y, "shape (6, 192)"),
     "videos": (X[:, None], Y, "shape (6, 1, 8, 8, 3)"),

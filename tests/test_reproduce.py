@@ -1371,6 +1371,22 @@ def test_every_model_can_be_trained_by_one_command(dataset, preset, tmp_path):
     assert made == [f"{dataset}-{name}.safetensors" for name in train_models.TRAINED]
 
 
+def test_a_rate_that_trains_no_net_goes_on_from_a_trained_one():
+    """The authors' script for noisy copies on CIFAR-10 has 1e-5, and loads nothing."""
+    started = {}
+    for words in train_models.commands(Path("folder"), "cifar10", "authors"):
+        if "--start" in words:
+            started[Path(words[words.index("--out") + 1]).stem] = Path(words[words.index("--start") + 1]).stem
+    assert started == {"cifar10-rcnn+": "cifar10-rcnn", "cifar10-cnn-ls-noise": "cifar10-cnn-ls"}
+    others = [
+        (dataset, preset)
+        for dataset in DATASETS
+        for preset in PRESET_NAMES
+        if (dataset, preset) != ("cifar10", "authors")
+    ]
+    assert not any("--start" in words for each in others for words in train_models.commands(Path("folder"), *each))
+
+
 def test_adversarial_training_takes_the_papers_epochs():
     shown = {}
     for words in train_models.commands(Path("folder"), "cifar10", "paper"):

@@ -226,7 +226,7 @@ class Oracle:
         while done < self.draws:
             draws = min(max(1, self.max_rows // max(len(x), 1)), self.draws - done)
             keys = self.keys and self.keys.spread(draws, begin + done)
-            logits = self.forward(x, keys)
+            logits = self.forward(x, keys).to(x.dtype)  # a model may compute in another precision
             yield logits.view(len(x), draws, logits.shape[-1])
             done += draws
 

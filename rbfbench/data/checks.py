@@ -52,6 +52,9 @@ def _pixels(name: str, x: NDArray[Any]) -> NDArray[np.uint8] | NDArray[np.float3
         raise DataError(f"cannot use {name}", f"it holds no images (shape {x.shape})", "give at least one image")
     nhwc = _channels_last(name, x)
     if nhwc.dtype == np.uint8:
+        if nhwc.max() == 1:
+            why = "its pixels are uint8, of 255 levels, and none is above 1"
+            raise DataError(f"cannot use {name}", why, "store black and white as 0 and 255, or as floats in [0,1]")
         return nhwc
     if nhwc.dtype.kind != "f":
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ _COLOUR = frozenset({"P", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 
 def load_folder(name: str, path: Path) -> Images:
-    """Images of `folder:DIR`: DIR/class/*.png and so on, in order of class name and file name.
+    """Images of `folder:DIR`: DIR/class/*.png and so on, one of each class in turn, so that the first are of all.
 
-    Grey if every image is grey, else RGB; transparency is dropped.
+    In order of class name and file name. Grey if every image is grey, else RGB; transparency is dropped.
 
     Args:
         name: What the user asked for.
@@ -35,7 +36,8 @@ def load_folder(name: str, path: Path) -> Images:
     classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise DataError(what, "it has no class folders", "sort the images into one sub-folder per class")
-    files = [(file, label) for label, each in enumerate(classes) for file in _image_files(what, path / each)]
+    of_class = [[(file, label) for file in _image_files(what, path / each)] for label, each in enumerate(classes)]
+    files = [entry for turn in zip_longest(*of_class) for entry in turn if entry]
     images = [_read(file) for file, _ in files]
     _same_size(what, images, [file for file, _ in files])
     if any(image.ndim == 3 for image in images):

@@ -42,5 +42,10 @@ def shipped_for(name: str) -> list[str]:
 
 
 def is_purifier(model: object) -> bool:
-    """Whether a model shows how it purifies its input: by `front(x, keys)`, `front_static`, `classify`, `config`."""
-    return all(hasattr(model, part) for part in ("front", "front_static", "classify", "config"))
+    """Whether a model shows how it purifies its input: by `front(x, keys)`, `front_static`, `classify`, `config`.
+
+    The last holds `m`, the passes behind a decision, and `beta2`, 0 for no noise.
+    """
+    config = getattr(model, "config", None)
+    parts = all(hasattr(model, part) for part in ("front", "front_static", "classify"))
+    return parts and all(hasattr(config, name) for name in ("m", "beta2"))

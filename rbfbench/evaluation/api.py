@@ -24,6 +24,7 @@ from rbfbench.evaluation.engine import evaluate
 from rbfbench.evaluation.spec import RunSpec
 from rbfbench.evaluation.target import Target, inspect
 from rbfbench.interop import attack_info
+from rbfbench.interop.adapt import adapted
 from rbfbench.results.certificates import Certification
 from rbfbench.results.records import Run, Sample
 
@@ -45,7 +46,8 @@ def attack(
     """Attack a model on images and return the verified run; `run.worst_case.accuracy` is the headline.
 
     Args:
-        model: From images (N, C, H, W) in [0,1] to logits (N, classes); normalisation belongs inside it.
+        model: From images (N, C, H, W) in [0,1] to logits (N, classes); normalisation belongs inside it. Or one of ART
+            or foolbox, whose range and preprocessing count.
         x: Images (N, C, H, W), float in [0,1].
         y: (N,) true classes.
         norm: "linf", "l2" or "l1".
@@ -105,14 +107,14 @@ def attack_samples(
         raise UsageError(f"eps = {eps!r} is no number", f"it is of type {type(eps).__name__}", "write 8 / 255 or 0.031")
     if not 0 <= eps < float("inf"):
         raise UsageError(f"eps = {eps} is no radius", "it must be finite and at least 0", "give such a number")
-    images = _images(x, y)
-    device = _device_of(model, x)
+    images, name = _images(x, y), type(model).__name__
+    device, model = _device_of(model, x), adapted(model)
     with _left_as_it_was(model):
-        target = inspect(model, type(model).__name__, images, device)
+        target = inspect(model, name, images, device)
         if gradient is None:
             rows = through_noise(rows, target.views, attacks or ())
         spec = RunSpec(
-            model=type(model).__name__,
+            model=name,
             dataset="tensors",
             source=f"{len(images)} images given as tensors",
             norm=norm,
@@ -178,7 +180,7 @@ def certify(
     """Certify a model on images by randomised smoothing (arXiv 1902.02918); `certified` holds the accuracies.
 
     Args:
-        model: From images (N, C, H, W) in [0,1] to logits (N, classes).
+        model: From images (N, C, H, W) in [0,1] to logits (N, classes), or one of ART or foolbox.
         x: Images (N, C, H, W), float in [0,1].
         y: (N,) true classes.
         sigma: Standard deviation of the noise.
@@ -197,9 +199,9 @@ def certify(
     spec = CertifySpec(
         model=name, dataset="tensors", sigma=sigma, n0=n0, n=n, alpha=alpha, radii=radii, seed=seed
     )  # fmt: skip
-    images = _images(x, y)
+    images, device, model = _images(x, y), _device_of(model, x), adapted(model)
     with _left_as_it_was(model):
-        made = certify_target(inspect(model, name, images, _device_of(model, x)), images, spec)
+        made = certify_target(inspect(model, name, images, device), images, spec)
     if made.status == "started":
         raise KeyboardInterrupt
     return made
@@ -212,12 +214,13 @@ def _device_of(model: Callable[[Tensor], Tensor], x: Tensor) -> torch.device:
 
 @contextmanager
 def _left_as_it_was(model: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Give a module back its modes and its parameters' need for gradients."""
-    if not isinstance(model, nn.Module):
+    """Give a module, or that of a model of another library, back its modes and its parameters' need for gradients."""
+    net = model if isinstance(model, nn.Module) else getattr(model, "weights", None)
+    if not isinstance(net, nn.Module):
         yield
         return
-    modes = [(module, module.training) for module in model.modules()]
-    learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in net.modules()]
+    learning = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
     try:
         yield
     finally:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from rbfbench.attacks import NOISY_VIEWS, Row
+from rbfbench.data.images import Images
 from rbfbench.defenses.rbfcnn import RBFCNN
 from rbfbench.evaluation.target import Target
 from rbfbench.interop import attack_info
+from rbfbench.results.intervals import wilson
 from rbfbench.results.paired import compare
 from rbfbench.results.records import AttackRow, Cell, Check, Score
 
@@ -22,17 +26,19 @@ SELDOM = 0.01  # chance of such a difference between equal attacks, below which 
 
 def run_checks(
     target: Target,
+    images: Images,
     clean: Score,
     cells: Sequence[Cell],
     left_out: Sequence[Row],
-    suspicion: str = "",
     *,
+    suspicion: str = "",
     finished: bool = True,
 ) -> list[Check]:
     """All checks, fired or not.
 
     Args:
         target: The model.
+        images: Those of the run.
         clean: Its accuracy without attack.
         cells: The attacks that ran, with their samples.
         left_out: Rows of the suite whose view the model does not have.
@@ -40,7 +46,7 @@ def run_checks(
         finished: Whether every attack of the run is among them; one to come may average over the noise.
     """
     rows = [cell.row for cell in cells]
-    chance = 1 / target.n_classes
+    chance = chance_of(target, images)
     at_chance = clean.ci95[0] <= chance
     adaptive = any(row.view not in ("static", "none") for row in rows)
     return [
@@ -54,6 +60,13 @@ def run_checks(
                 "(--input-range, --mean, --std) or label order?"
             ),
         ),
+        Check(
+            code="other-input-range",
+            fired=bool(suspicion) and not at_chance,
+            detail=f"{suspicion or 'no other range of pixels was tried'}, and as it stands on {clean.accuracy:.1%} of "
+            "all images: is its normalisation missing?",
+        ),
+        _classes(images),
         Check(
             code="probabilities",
             fired=target.probabilities,
@@ -84,6 +97,25 @@ def run_checks(
         _black_box(cells),
         _eight_bit(rows),
     ]
+
+
+def chance_of(target: Target, images: Images) -> float:
+    """What is right without looking: a guess among the outputs, or the commonest class always, as often as is sure."""
+    commonest = int(np.unique(images.labels, return_counts=True)[1].max())
+    one_class = commonest == len(images)  # then every answer is always the same class, and says nothing
+    return max(1 / target.n_classes, 0.0 if one_class else wilson(commonest, len(images))[0])
+
+
+def _classes(images: Images) -> Check:
+    """Whether the images are of far fewer classes than as many drawn at random would be."""
+    classes, seen = images.n_classes, len(np.unique(images.labels))
+    expected = classes * (1 - (1 - 1 / classes) ** len(images))
+    return Check(
+        code="sorted-images",
+        fired=seen < expected / 2,
+        detail=f"the {len(images)} images are of {seen} of {classes} classes: a set that is sorted by class begins "
+        "with its first ones; shuffle it, or take --limit all",
+    )
 
 
 def _why_left_out(rows: Sequence[Row]) -> str:

@@ -60,6 +60,7 @@ from rbfbench.results.store import RunFolder, cell_key
 from rbfbench.results.summary import enters_worst_case, summarise, worst_case
 
 T = TypeVar("T")
+FINE = 0.95  # clean accuracy from which nobody asks whether a model expects other pixels
 SURE = math.tanh(
     1.0
 )  # leaning, that of a margin of 1, beyond which an image of a random model may count as broken for good
@@ -177,7 +178,7 @@ def evaluate(
         ),
         null_attack=null,
         checks=job.crashes
-        + run_checks(target, clean, cells, job.left_out, suspicion, finished=finished)
+        + run_checks(target, images, clean, cells, job.left_out, suspicion=suspicion, finished=finished)
         + noise
         + ([job.surrogate_check()] if surrogates else []),
     )
@@ -241,8 +242,8 @@ class _Job:
         return bool(self.surrogates) or not attack_info(row.attack).surrogate
 
     def suspicion(self, clean: Score) -> str:
-        """What the model seems to expect in place of [0,1], where its clean accuracy is that of chance."""
-        return suspected(self.target, self.images) if clean.ci95[0] <= 1 / self.target.n_classes else ""
+        """What the model seems to expect in place of [0,1], where it is wrong on more than a few images."""
+        return suspected(self.target, self.images) if clean.accuracy < FINE else ""
 
     def surrogate_check(self) -> Check:
         """Whether a surrogate is the target itself: then its examples are made on the model that they are scored on."""

@@ -11,12 +11,13 @@ from rbfbench.attacks.rng import Keys, borrowed
 from rbfbench.data.images import Images
 from rbfbench.evaluation.load_options import LoadOptions
 from rbfbench.evaluation.scaled import Scaled
-from rbfbench.evaluation.target import Target
+from rbfbench.evaluation.target import Target, is_ours
 from rbfbench.interop.command import CommandModel
 from rbfbench.interop.defended import Defended
-from rbfbench.results.intervals import wilson
+from rbfbench.results.paired import compare
 
 IMAGES = 200  # on which other ranges are tried
+MORE, SELDOM = 0.05, 0.01  # how much more often a model must be right in one, and how rarely chance may do that
 
 # What people train on most, by the flags that say it.
 SUSPECTS: dict[str, LoadOptions] = {
@@ -33,28 +34,31 @@ SUSPECTS: dict[str, LoadOptions] = {
 
 
 def suspected(target: Target, images: Images) -> str:
-    """Flags with which a model that is at chance is right more often than chance allows, or "".
+    """Flags with which a model is right more often than it is as it stands, beyond chance, or "".
 
     Args:
-        target: A model whose accuracy cannot be told from chance.
+        target: A model that is wrong on some images.
         images: The images it failed on; the first ones are tried.
     """
     inner = target.model
     while isinstance(inner, Defended):
         inner = inner.model
-    if target.keyed or isinstance(inner, Scaled | CommandModel):  # a command is promised images in [0,1]
+    # A command is promised images in [0,1], and our own models take them.
+    if target.keyed or isinstance(inner, Scaled | CommandModel) or is_ours(target.model):
         return ""
     found: dict[str, float] = {}
     head = images.head(IMAGES)
+    plain = _right(target.model, head, target)
     for flags, options in SUSPECTS.items():
         if len(options.mean or (0.0,)) not in (1, images.shape[0]):
             continue
         try:
-            accuracy = _accuracy(_scaled(target.model, options, images.shape[0]).to(target.device), head, target)
+            right = _right(_scaled(target.model, options, images.shape[0]).to(target.device), head, target)
         except Exception:  # noqa: S112  (a foreign model may refuse numbers that are not its own in any way it likes)
             continue
-        if wilson(accuracy * len(head), len(head))[0] > 1 / target.n_classes:
-            found[flags] = accuracy
+        gain = compare(plain, right)
+        if gain.difference >= MORE and gain.p < SELDOM:
+            found[flags] = sum(right) / len(right)
     best = max(found, key=lambda flags: found[flags], default="")
     return f"with {best} it is right on {found[best]:.1%} of the first {len(head)}" if best else ""
 
@@ -66,11 +70,12 @@ def _scaled(model: Callable[[Tensor], Tensor], options: LoadOptions, channels: i
     return Scaled(model, options, channels)
 
 
-def _accuracy(model: nn.Module, images: Images, target: Target) -> float:
-    right = 0
+def _right(model: Callable[[Tensor], Tensor], images: Images, target: Target) -> list[float]:
+    """1 for each image that one pass of the model is right on, else 0."""
+    right: list[float] = []
     with torch.no_grad(), borrowed(target.device) as seed:
         seed(Keys.of(images.ids, 0))  # a random model draws from the global generators
         for start in range(0, len(images), target.max_rows):
             x, y = images.batch(start, start + target.max_rows)
-            right += int((model(x.to(target.device)).argmax(1).cpu() == y).sum())
-    return right / len(images)
+            right += (model(x.to(target.device)).argmax(1).cpu() == y).double().tolist()
+    return right

@@ -177,8 +177,8 @@ class Target:
     def fingerprint(self, images: Images) -> str:
         """Digest of the weights, if they can be seen, and of the answers near the first images with fixed keys.
 
-        A factory that changed its code or its constants cannot pass for the model of an earlier run. The probes lie off
-        the grid of 8-bit values, on which a rounding step would not show.
+        A factory that changed its code or its constants cannot pass for the model of an earlier run, nor can one whose
+        way back alone is another. The probes lie off the grid of 8-bit values, on which a rounding step would not show.
         """
         head = images.head(PROBE)
         x, keys = head.batch(0, PROBE)[0].to(self.device), Keys.of(head.ids, 0)
@@ -186,17 +186,37 @@ class Target:
         logits = self.decide(probe, keys)[0].cpu().double().numpy()
         parts = list(_parts_of(self.model))
         seen = [part if isinstance(part, nn.Module) else getattr(part, "weights", None) for part in parts]
-        if isinstance(seen[-1], nn.Module):
+        if is_ours(self.model):
             # Rounded: the same weights on another thread count differ in the last bits.
             digest = hashlib.sha256(np.round(logits, 2).tobytes())
         else:
             # Three digits of each answer, however small: sure models differ in the answers that they are sure against.
             digest = hashlib.sha256(" ".join(f"{logit:.3g}" for logit in logits.flat).encode())
+            digest.update(" ".join(self._ways_back(probe, keys)).encode())
         for part, module in zip(parts, seen, strict=True):
             digest.update(str(getattr(part, "identity", "")).encode())
-            for name, tensor in module.state_dict().items() if isinstance(module, nn.Module) else ():
-                digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+            for name, value in module.state_dict().items() if isinstance(module, nn.Module) else ():
+                digest.update(name.encode() + _bytes_of(value))
         return digest.hexdigest()
+
+    def _ways_back(self, x: Tensor, keys: Keys) -> Iterator[str]:
+        """How long the gradient of each view is at each image, to two digits."""
+        weights = torch.arange(self.n_classes, device=x.device).cos()  # a plain sum of probabilities has no gradient
+        for name, view in sorted(self.views.items()):
+            if name == "none":
+                continue
+            leaf = x.clone().requires_grad_()
+            try:
+                with torch.enable_grad():
+                    logits = view.forward(leaf, keys if view.noisy else None)
+                    (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf, allow_unused=True)
+            except RbfbenchError:
+                raise
+            except Exception as error:  # whatever a foreign model raises here is for the attack to record
+                yield f"{name} {type(error).__name__}"
+                continue
+            lengths = torch.zeros(len(x)) if gradient is None else gradient.flatten(1).norm(dim=1)
+            yield f"{name} {' '.join(f'{length:.1e}' for length in lengths.tolist())}"
 
 
 def _parts_of(model: Any) -> Iterator[Any]:  # noqa: ANN401  (any callable)
@@ -205,6 +225,19 @@ def _parts_of(model: Any) -> Iterator[Any]:  # noqa: ANN401  (any callable)
     while isinstance(model, Defended | Scaled):
         model = model.model
         yield model
+
+
+def is_ours(model: Any) -> bool:  # noqa: ANN401  (any callable)
+    """Whether a model, whatever stands before it, is one of this package: its release tells its code."""
+    *_, inner = _parts_of(model)
+    return type(inner).__module__.startswith("rbfbench.defenses.")
+
+
+def _bytes_of(value: Any) -> bytes:  # noqa: ANN401  (whatever a module keeps as its state)
+    if not isinstance(value, Tensor):
+        return repr(value).encode()
+    plain = value.dequantize() if value.is_quantized else value
+    return plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def ensemble(targets: Sequence[Target]) -> View:
@@ -303,6 +336,8 @@ def inspect(
     """
     if isinstance(model, nn.Module):
         model = model.eval().requires_grad_(False).to(device)
+    elif isinstance(net := getattr(model, "weights", None), nn.Module):  # inside a model of another library
+        net.eval()
     x = images.batch(0, PROBE)[0].to(device)
     what = f"{name} does not classify these images"
     with borrowed(device) as seed:  # what a random model draws here must not follow from the global generators

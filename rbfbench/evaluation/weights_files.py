@@ -123,13 +123,12 @@ def _state(path: Path, *, trust: bool) -> dict[str, Tensor]:
 
 
 def _unwrapped(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
-    """The state with the prefixes of wrappers taken off, unless the module has them itself."""
-    while state.keys() != wanted:
-        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)), None)
-        if prefix is None:
-            break
+    """The state with the prefixes of wrappers taken off, as far as that makes more of its names the module's."""
+    best = state
+    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+        best = max(best, state, key=lambda names: len(names.keys() & wanted))
+    return best
 
 
 def _loaded(path: Path, *, trust: bool) -> Any:  # noqa: ANN401

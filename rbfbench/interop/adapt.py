@@ -47,10 +47,15 @@ def adapted(model: Any) -> Any:  # noqa: ANN401  (whatever a user's factory retu
         return _from_art(model)
     if "foolbox" in kinds:
         low, high = model.bounds
-        inner = getattr(model, "_model", None)
-        device = getattr(model, "device", None)
-        return Adapted(model, (float(low), float(high)), device, inner if isinstance(inner, nn.Module) else None)
+        return Adapted(model, (float(low), float(high)), getattr(model, "device", None), _net_of_foolbox(model))
     return model
+
+
+def _net_of_foolbox(model: Any) -> nn.Module | None:  # noqa: ANN401
+    """The module that a model of foolbox asks: its own, or that of the function which it is wrapped into."""
+    inner = getattr(model, "_model", None)
+    held = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
+    return next((each for each in (inner, *held) if isinstance(each, nn.Module)), None)
 
 
 def _from_art(estimator: Any) -> Adapted:  # noqa: ANN401

@@ -36,13 +36,14 @@ def adversarial(model: nn.Module, x: Tensor, y: Tensor, adversary: Adversary, ke
         start = geometry.start(keys, x, eps)
     else:
         with torch.no_grad():
-            clean = model(x).softmax(1)
+            clean = model(x).float().softmax(1)
         objective = lambda logits: F.kl_div(logits.log_softmax(1), clean, reduction="sum")  # noqa: E731
         start = NEAR * keys.normal(tuple(x.shape[1:]), x)
     x_adv = x + geometry.project(x, start, eps)
     for _ in range(adversary.steps):
         leaf = x_adv.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(objective(model(leaf)), leaf)
+        # In bfloat16 the divergence at a start so near is lost to rounding, and the walk has no gradient to follow.
+        (gradient,) = torch.autograd.grad(objective(model(leaf).float()), leaf)
         moved = x_adv - x + geometry.step(x_adv, gradient, adversary.step_size)
         x_adv = x + geometry.project(x, moved, eps)
     model.train(training)

@@ -30,6 +30,8 @@ from rbfbench.training.files import replacing, resuming
 from rbfbench.training.optimisation import optimizer_of
 from rbfbench.training.recipes import Adversary, Noise, Recipe, Schedule
 
+SEEDS = 2**63  # that torch tells apart
+
 Progress = Callable[[str, int, int, str], None]  # (stage, done, total, remark)
 
 
@@ -379,7 +381,7 @@ class _Run:
         began = time.monotonic()
         schedule = self.spec.schedule
         generator = np.random.default_rng((self.spec.seed, self.epoch))
-        torch.manual_seed(self.spec.seed * 1_000_003 + self.epoch)  # dropout
+        torch.manual_seed((self.spec.seed * 1_000_003 + self.epoch) % SEEDS)  # dropout
         self.model.train()
         loss_sum, right, seen = 0.0, np.zeros(2, np.int64), np.zeros(2, np.int64)  # of clean images, of copies
         for step, index in enumerate(_batches(len(labels), schedule.batch, generator)):

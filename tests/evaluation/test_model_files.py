@@ -22,6 +22,7 @@ from rbfbench.errors import LoadError, UsageError
 from rbfbench.evaluation.input_range import suspected
 from rbfbench.evaluation.load_options import LoadOptions
 from rbfbench.evaluation.loading import load_target
+from rbfbench.evaluation.weights_files import load_weights
 
 CPU = torch.device("cpu")
 MEAN, STD = 0.3, 0.4
@@ -188,6 +189,27 @@ def test_prefixes_are_taken_off_only_where_the_module_has_none(here, repository)
         run = document(here(*ASKED, "--model", model, "--weights", "prefixed.pt", *NORMALISED, "--json", "-"))
         assert run["clean"] == expected["clean"], prefix
         assert run["model"]["name"] == f"{model} [prefixed.pt]"
+
+
+def test_a_prefix_of_the_modules_own_stays_where_names_are_missing_or_left_over(tmp_path):
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+
+    whole = Wrapped().state_dict()
+    part = {name: value for name, value in whole.items() if name != "model.1.bias"}
+    for state, words in (
+        (part, "missing model.1.bias, left over none"),
+        (whole | {"model.extra": torch.zeros(1)}, "missing none, left over model.extra"),
+    ):
+        torch.save(state, tmp_path / "w.pt")
+        with pytest.raises(LoadError, match=words):
+            load_weights(Wrapped(), tmp_path / "w.pt", trust=False)
+    # Of a torch that did not count the batches of batch norm, which this one forgives.
+    torch.save({name: value for name, value in whole.items() if "num_batches" not in name}, tmp_path / "old.pt")
+    load_weights(filled := Wrapped(), tmp_path / "old.pt", trust=False)
+    assert torch.equal(filled.model[1].weight, whole["model.1.weight"])
 
 
 def test_files_that_are_no_checkpoints_are_told_from_those_that_want_trust(here, repository):

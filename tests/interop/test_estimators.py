@@ -285,6 +285,34 @@ def test_models_of_other_libraries_are_attacked_as_their_own_nets_are(made):
     assert abs(theirs.worst_case.k - itself.worst_case.k) <= 1  # scaling by 2 and 1/2 is exact; signs of zero are not
 
 
+def test_models_of_other_libraries_can_be_given_as_they_are():
+    import foolbox
+    from art.estimators.classification import PyTorchClassifier
+
+    x, y = digits()
+    itself = rbfbench.attack(net(), x, y, norm="linf", eps=0.1)
+    scaled = nn.Sequential(Halved(), net()).eval()
+    of_art = PyTorchClassifier(scaled, nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0.0, 2.0), device_type="cpu")
+    for model in (foolbox.PyTorchModel(scaled, bounds=(0, 2)), of_art):
+        run = rbfbench.attack(model, x, y, norm="linf", eps=0.1)
+        assert run.clean == itself.clean
+        assert abs(run.worst_case.k - itself.worst_case.k) <= 1
+        assert rbfbench.certify(model, x[:2], y[:2], sigma=0.1, n0=5, n=10).model["name"] == type(model).__name__
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch model is in training mode")
+def test_the_net_of_a_foolbox_model_is_attacked_in_eval_mode_and_put_back():
+    import foolbox
+
+    x, y = digits()
+    learning = nn.Sequential(nn.Dropout(0.5), net()).train()
+    model = foolbox.PyTorchModel(learning, bounds=(0, 1))
+    run = rbfbench.attack(model, x, y, norm="linf", eps=0.1)
+    assert not run.model["stochastic"]
+    assert learning.training
+    assert adapted(model).weights is learning
+
+
 def test_an_art_black_box_is_asked_for_predictions_only():
     from art.estimators.classification import BlackBoxClassifier
 

@@ -91,6 +91,20 @@ def test_examples_depend_on_the_image_and_not_on_its_neighbours(device):
     assert torch.allclose(whole[4:], part, atol=1e-9)
 
 
+def test_the_walk_of_trades_finds_its_way_in_bfloat16_as_in_float32():
+    """Near the image its divergence is lost to the rounding of bfloat16, unless that of the answers alone counts."""
+    x, y = rbfbench.load_data("digits").batch(0, 200)
+    model = rbfbench.load_model("cnn", "digits")
+    adversary = Adversary(norm="linf", eps=0.15, steps=7, step_size=0.04, beta=6.0)
+    left = []
+    for precise in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
+            x_adv = adversarial(model, x, y, adversary, keys(200))
+        left.append(float((model(x_adv).argmax(1) == y).float().mean()))
+    assert left[0] < 0.5
+    assert left[1] < left[0] + 0.1  # 200 images: three standard deviations of what differs by rounding
+
+
 def test_the_loss_of_trades_is_the_sum_of_its_parts():
     clean, attacked = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     targets = F.one_hot(torch.tensor([0, 1, 2, 0]), 3).double()

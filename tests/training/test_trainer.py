@@ -140,6 +140,11 @@ def test_the_seed_decides_the_weights(recipe: str, tmp_path: Path, device: torch
     assert first.blueprint.n_classes == 10
 
 
+def test_a_seed_beyond_what_torch_takes_trains_too(tmp_path: Path) -> None:
+    spec = dataclasses.replace(spec_of("cnn", epochs=1), seed=20_000_000_000_000)
+    assert not fit(spec, tmp_path).model.training
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize(
     ("stage", "done"),
