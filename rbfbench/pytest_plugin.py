@@ -5,6 +5,7 @@ Every pytest run in an environment with rbfbench imports this page, so nothing h
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Callable
@@ -85,12 +86,16 @@ def robustness(request: pytest.FixtureRequest) -> Callable[..., Run]:
 
 
 def _baseline_path(request: pytest.FixtureRequest, asked: int) -> Path | None:
-    """Where the baseline of a test lies: named after the test, and numbered from its second attack on."""
+    """Where the baseline of a test lies: named after the test, with a digest of its id and of which of its attacks.
+
+    Without that, ids that differ in what no file can be called would share one.
+    """
     folder = request.config.getoption("--rbfbench-baselines")
     if folder is None:
         return None
     name = re.sub(r"[^\w.-]+", "-", request.node.nodeid).strip("-")
-    return Path(folder) / f"{name}{f'-{asked}' if asked > 1 else ''}.json"
+    digest = hashlib.sha256(f"{request.node.nodeid}\n{asked}".encode()).hexdigest()
+    return Path(folder) / f"{name}{f'-{asked}' if asked > 1 else ''}-{digest[:8]}.json"
 
 
 def _save(path: Path, made: Any) -> None:  # noqa: ANN401  (a Baseline; not imported on this page)

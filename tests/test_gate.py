@@ -17,13 +17,14 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy.stats import binom, binomtest
 
 from rbfbench.cli import cli
 from rbfbench.cli.again import command_of
 from rbfbench.errors import IncomparableError, IncompleteError, LoadError, UsageError
 from rbfbench.evaluation import engine
-from rbfbench.reporting.gate_table import github_lines, junit, lines, summary
+from rbfbench.reporting.gate_table import gate_table, github_lines, junit, lines, summary
 from rbfbench.results.gate import ASKED, WORST, Baseline, BaselineCell, judge, read_baseline, visible
 from rbfbench.results.paired import mcnemar
 from rbfbench.results.records import encode
@@ -357,6 +358,30 @@ def test_a_weaker_model_fails_with_its_reasons_on_one_screen(here, runs, tmp_pat
     by_folder = here("check", "weak", "--baseline", "strong", "--json", "-")
     assert by_folder.exit_code == 1
     assert [cell["failed"] for cell in json.loads(by_folder.stdout)["cells"]] == [False, True, True]
+
+
+def test_annotations_escape_what_github_unescapes_and_no_more():
+    gate = judged(made(**{"a,b:c/d": [1] * 40, "worst": [1] * 40}), made(**{"a,b:c/d": [0] * 40, "worst": [1] * 40}))
+    (line,) = [line for line in github_lines(gate) if line.startswith("::error")]
+    head, _, message = line.removeprefix("::error title=").partition("::")
+    assert head == "rbfbench a%2Cb%3Ac/d"
+    assert message.startswith("a,b:c/d fell from 100.0%25 to 0.0%25 (40 images fell, 0 rose, p ")
+    assert "%3A" not in message
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_names_and_verdicts_are_whole_on_narrow_screens(width):
+    names = ("art:ProjectedGradientDescentPyTorch/static", "art:ProjectedGradientDescentNumpy/static", "fgsm/static")
+    before, after = (made(**{name: [right] * 40 for name in (*names, "worst")}) for right in (1, 0))
+    gate = judged(before, after)
+    console = Console(width=width, highlight=False, color_system=None)
+    with console.capture() as captured:
+        console.print(gate_table(gate), crop=False)
+    shown = captured.get()
+    assert "…" not in shown
+    assert shown.count("FAILED") == 5  # the heading's too
+    assert "verdict" in shown
+    assert max(map(len, shown.splitlines())) <= max(width, len(f"again: {gate.command}"))
 
 
 def test_the_command_to_paste_is_whole_on_a_narrow_screen(here, runs, monkeypatch):

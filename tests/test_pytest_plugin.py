@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -38,7 +39,8 @@ def test_the_fixture_judges_by_a_floor_and_by_a_baseline(inner, tmp_path):
     kept = ("--rbfbench-baselines", "kept")
     saved = inner("cnn-ls", *kept, "--rbfbench-save")
     assert saved.returncode == 0, saved.stdout
-    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["test_model.py-test_robust.json"]
+    (kept_file,) = (tmp_path / "kept").iterdir()
+    assert re.fullmatch(r"test_model\.py-test_robust-[0-9a-f]{8}\.json", kept_file.name)
     assert inner("cnn-ls", *kept).returncode == 0
     weaker = inner("cnn", *kept)
     assert weaker.returncode == 1, weaker.stdout
@@ -49,6 +51,26 @@ def test_the_fixture_judges_by_a_floor_and_by_a_baseline(inner, tmp_path):
     missing = inner("cnn", "--rbfbench-baselines", "none")
     assert missing.returncode == 1
     assert "there is no such file" in missing.stdout
+
+
+TWO = """
+import pytest, rbfbench
+
+@pytest.mark.parametrize("name", ["rcnn", "rcnn+", "rcnn-2"])
+def test_two(robustness, name):
+    x, y = rbfbench.load_data("digits").batch(0, 5)
+    for _ in range(2):
+        robustness(rbfbench.load_model("cnn", "digits"), x, y, norm="linf", eps=0.1, attacks={"fgsm": {}})
+"""
+
+
+def test_tests_whose_names_differ_in_what_no_file_is_called_have_baselines_of_their_own(tmp_path):
+    (tmp_path / "test_two.py").write_text(TWO)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command += ["--rbfbench-baselines", "kept", "--rbfbench-save"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert len(list((tmp_path / "kept").iterdir())) == 6
 
 
 STEPS = """

@@ -227,7 +227,8 @@ def show(file: Path) -> None:
     click.echo(f"{found.model}, {found.images}, {found.asked['norm']} eps {found.asked['eps']:g}, {found.n} images")
     for name, cell in found.cells.items():
         click.echo(f"{name}: {cell.accuracy:.1%}")
-    click.echo(f"again: {found.command}")
+    if found.command:  # a run folder has none of its own
+        click.echo(f"again: {found.command}")
 
 
 def _baseline_of(run: Path) -> Baseline:

@@ -199,6 +199,6 @@ def asked_by_the_gate() -> dict[str, Any]:
 
 
 def from_file(name: str) -> bool:
-    """Whether a parameter of the command at hand has its value from the file."""
-    context = click.get_current_context(silent=True)
-    return context is not None and context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT_MAP
+    """Whether a parameter of the command at hand has its value from the file, or from the environment."""
+    context, source = click.get_current_context(silent=True), click.core.ParameterSource
+    return context is not None and context.get_parameter_source(name) in (source.DEFAULT_MAP, source.ENVIRONMENT)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import click
 
 from rbfbench.attacks import ATTACKS, SUITES, VIEWS, AttackInfo, load_suite
@@ -9,6 +12,10 @@ from rbfbench.defenses import SHIPPED, shipped_for
 from rbfbench.interop.preprocessings import PREPROCESSINGS
 from rbfbench.plugins import GROUPS, package, plugins
 
+if TYPE_CHECKING:
+    from rich.padding import Padding
+
+ROOMY = 110  # characters of a line that the table of attacks wants
 KINDS = ("attacks", "suites", "views", "models", "defenses", "plugins")
 
 
@@ -22,6 +29,11 @@ def ls(kind: str | None) -> None:
 
     console = Console(highlight=False)
     for name in [kind] if kind else KINDS:
+        if name == "attacks" and console.width < ROOMY:
+            console.print("attacks")
+            for part in _blocks():
+                console.print(part)
+            continue
         table = Table(title=name, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         header, *lines = _lines(name)
         for column in header:
@@ -29,6 +41,17 @@ def ls(kind: str | None) -> None:
         for line in lines:
             table.add_row(*line)
         console.print(table)
+
+
+def _blocks() -> Iterator[Padding]:
+    """The attacks one under another, for screens on which a table would break the names to be typed."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for name, *about, text in _lines("attacks")[1:]:
+        yield Padding(Text(name, style="bold"), (1, 0, 0, 0))
+        yield Padding(Text(", ".join(about)), (0, 0, 0, 2))
+        yield Padding(Text(text), (0, 0, 0, 2))
 
 
 def _lines(kind: str) -> list[tuple[str, ...]]:

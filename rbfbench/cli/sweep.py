@@ -22,13 +22,15 @@ from rbfbench.cli.options import (
     pick_device,
 )
 from rbfbench.cli.plan import eps_text_of, rows_of, run_options, spec_of, surrogates_of
-from rbfbench.errors import ModelError, UsageError, unknown_name
+from rbfbench.errors import LoadError, ModelError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from rbfbench.cli.progress import ProgressLine
+    from rbfbench.evaluation.spec import RunSpec
     from rbfbench.results.records import Sample
     from rbfbench.results.sweep import Sweep
 
+SWEEP_FILE = "sweep.json"
 OVER = ("eps", "beta1", "beta2", "m", "var_floor")
 BETA2 = "0,1,1.5,1.75"  # those of the paper, Table VII, and one below
 SHARES = (0.25, 0.5, 1.0, 2.0)  # of the paper's radius
@@ -118,7 +120,6 @@ def _run(
 ) -> tuple[Sweep, bool, ModelError | None]:
     from rbfbench.cli.progress import ProgressLine
     from rbfbench.evaluation.engine import evaluate
-    from rbfbench.evaluation.spec import RunSpec
     from rbfbench.evaluation.target import Target
     from rbfbench.results.store import RunFolder
     from rbfbench.results.sweep import Sweep, SweepPoint, broken, budgets_nest
@@ -137,6 +138,8 @@ def _run(
         eps_text = text if over == "eps" else eps_text_of(given)
         spec = spec_of(given, target, images, available, rows, eps=radii[text], eps_text=eps_text, knobs=knobs)
         targets[text] = target, spec
+    if given["out"]:
+        _claim(given["out"], over, values, next(spec for _, spec in targets.values()))
     surrogates = surrogates_of(given, [row for _, spec in targets.values() for row in spec.rows], images, device)
     with ProgressLine() as line, off_stdout():
         for text, (target, spec) in targets.items():
@@ -166,6 +169,22 @@ def _run(
     return done, interrupted, lost
 
 
+def _claim(out: Path, over: str, values: dict[str, float], spec: RunSpec) -> None:
+    """Refuse a folder of another sweep, whose sweep.json would make way for this one (`LoadError`)."""
+    from rbfbench.results.store import claim, read_document
+    from rbfbench.results.sweep import Sweep
+
+    question = spec.question()
+    knobs = {name: value for name, value in question.pop("knobs").items() if name != over}
+    varied = {"eps": None} if over == "eps" else {}
+    claim(out, question | varied | {"knobs": knobs, "sweep": over})
+    if (out / SWEEP_FILE).is_file():
+        done = read_document(out / SWEEP_FILE, Sweep)
+        if lost := [point.text for point in done.points if point.value not in values.values()]:
+            why = f"its {SWEEP_FILE} holds {over} {', '.join(lost)}, which would be lost"
+            raise LoadError(f"cannot use {out} for this sweep", why, "add these --values, or choose another --out")
+
+
 def _show(line: ProgressLine, where: str, what: str, done: float, total: float) -> None:
     line.update(where + what, done, total)
 
@@ -173,7 +192,7 @@ def _show(line: ProgressLine, where: str, what: str, done: float, total: float) 
 def _print(given: dict[str, Any], done: Sweep) -> None:
     from rbfbench.reporting.sweep_table import sweep_table
 
-    hand_over(done, given, "sweep.json", lambda: sweep_table(done))
+    hand_over(done, given, SWEEP_FILE, lambda: sweep_table(done))
     if given["figure"]:
         _draw(given, done)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rbfbench.attacks import DRAWS, Row, load_suite, single_rows, through_noise
 from rbfbench.attacks.table import Value
+from rbfbench.data.catalogue import DATASETS
 from rbfbench.data.images import Images
 from rbfbench.defenses import SHIPPED, shipped_path
 from rbfbench.defenses.checkpoint import load
@@ -144,6 +145,8 @@ def _rows(
         rows = load_suite(suite or "quick", norm)
     elif suite is not None:
         raise UsageError("attacks and suite exclude each other", "a suite is a frozen list", "give one of them")
+    elif not isinstance(attacks, Mapping) or not all(isinstance(given, Mapping) for given in attacks.values()):
+        raise UsageError(f"attacks = {attacks!r} names none", "it is no table of parameters", 'write {"pgd": {}}')
     elif not attacks:
         raise UsageError("there is nothing to attack with", "attacks is empty", 'name one: {"pgd": {}}')
     else:
@@ -265,6 +268,8 @@ def load_model(name: str, dataset: str, **constants: Any) -> nn.Module:  # noqa:
     Raises:
         UsageError: No such model is shipped for the data set, or it has no such constant or not this value of it.
     """
+    if dataset not in DATASETS:
+        raise unknown_name("data set", dataset, DATASETS)
     path = shipped_path(name, dataset) if name in SHIPPED else None
     if path is None:
         raise unknown_name(f"model for {dataset}", name, [key for key in SHIPPED if shipped_path(key, dataset)])

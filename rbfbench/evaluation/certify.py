@@ -26,7 +26,7 @@ from rbfbench.precision import full_precision
 from rbfbench.results.atomic import write_atomic
 from rbfbench.results.certificates import ABSTAIN, Certificate, Certification, certified, radius_of
 from rbfbench.results.records import Amount, Record, encode
-from rbfbench.results.store import cell_key
+from rbfbench.results.store import cell_key, claim
 
 CHUNK = 1000  # draws that share a key; fixed, so that a certificate does not depend on the batch size
 LEAST_ALPHA = 1e-12  # 1 - 2 alpha, the confidence of the bound, has no digits left for much less
@@ -258,10 +258,11 @@ class _Store:
         self, folder: Path | None, spec: CertifySpec, digest: str, batch: int | None, passes: int | None
     ) -> None:
         self.folder = folder and folder / "certificates"
-        if self.folder:
+        kept = {name: getattr(spec, name) for name in ("sigma", "n0", "n", "alpha", "seed", "knobs", "loading")}
+        if folder and self.folder:
+            claim(folder, kept | {"certified": [spec.model, spec.dataset]})
             self.folder.mkdir(parents=True, exist_ok=True)
-        kept = ("sigma", "n0", "n", "alpha", "seed", "knobs", "loading")
-        self.decides = {"schema": 4, "model": digest, "batch": batch} | {name: getattr(spec, name) for name in kept}
+        self.decides = {"schema": 4, "model": digest, "batch": batch} | kept
         if passes is not None:  # of each answer; others answer by one
             self.decides["passes"] = passes
 

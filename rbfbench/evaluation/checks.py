@@ -17,7 +17,6 @@ from rbfbench.results.paired import compare
 from rbfbench.results.records import AttackRow, Cell, Check, Score
 
 ONE_POINT = 0.01
-BLACK_BOX = 0.002  # share of images from which a black box that does better is told (arXiv 2003.01690)
 GRADIENTS = ("white-box", "static", "adaptive")  # categories of rows that follow them
 NO_VARIANCE = 1e-6  # a filter below it tells an exact match from a change of one 8-bit level in one pixel
 GREY = 0.5
@@ -208,19 +207,23 @@ def _static(target: Target, cells: Sequence[Cell]) -> Check:
 
 def _breaks_more(one: Cell, other: Cell) -> bool:
     """Whether a row leaves less than another on the images of both, and by more than chance explains."""
-    theirs = {s.image: s.correct for s in other.samples}
     elsewhere = _broken_elsewhere(one) | _broken_elsewhere(other)
-    both = [s for s in one.samples if s.image in theirs and s.image not in elsewhere]
-    left = [theirs[s.image] for s in both], [s.correct for s in both]
+    both = [pair for image, pair in _pairs(one, other).items() if image not in elsewhere]
+    left = [theirs for _, theirs in both], [ours for ours, _ in both]
     return bool(both) and compare(*left, decisions=one.row.decisions).p_fall < SELDOM
+
+
+def _pairs(one: Cell, other: Cell) -> dict[str, tuple[float, float]]:
+    """What two rows left of the images that both hold, by image; those that either did not decide are left out."""
+    known = [{s.image: s.correct for s in cell.samples if s.status != "unknown"} for cell in (one, other)]
+    return {image: (left, known[1][image]) for image, left in known[0].items() if image in known[1]}
 
 
 def _lead(one: Cell, other: Cell) -> float:
     """How much more the first row breaks, as a share of the images that both hold."""
-    theirs = {s.image: s.correct for s in other.samples}
-    elsewhere = _broken_elsewhere(one) | _broken_elsewhere(other)
-    both = [s for s in one.samples if s.image in theirs]
-    return math.fsum(theirs[s.image] - s.correct for s in both if s.image not in elsewhere) / max(1, len(both))
+    both, elsewhere = _pairs(one, other), _broken_elsewhere(one) | _broken_elsewhere(other)
+    gained = [theirs - ours for image, (ours, theirs) in both.items() if image not in elsewhere]
+    return math.fsum(gained) / max(1, len(both))
 
 
 def _broken_elsewhere(cell: Cell) -> set[str]:
@@ -230,24 +233,31 @@ def _broken_elsewhere(cell: Cell) -> set[str]:
 
 
 def _black_box(cells: Sequence[Cell]) -> Check:
-    """Rows that see answers only, and controls, against those that follow gradients, on the images that both hold."""
-    gradients = [{s.image: s.correct for s in cell.samples} for cell in cells if cell.row.category in GRADIENTS]
-    found = []
-    for cell in cells:
-        if cell.row.category not in ("black-box", "transfer"):
-            continue
-        for correct in gradients:
-            both = [(s.correct, correct[s.image]) for s in cell.samples if s.image in correct]
-            gap = (math.fsum(ours for _, ours in both) - math.fsum(blind for blind, _ in both)) / max(1, len(both))
-            if gap <= BLACK_BOX:
-                break  # this one breaks as much
-        else:
-            found += [f"{cell.row.id} ({cell.row.accuracy:.1%})"] if gradients else []
+    """Rows that see answers only, and controls, against those that follow gradients, on the images that both hold.
+
+    One step is no attack to measure gradients by, unless there is no other.
+    """
+    following = [cell for cell in cells if cell.row.category in GRADIENTS]
+    gradients = [cell for cell in following if cell.row.name != "fgsm"] or following
+    found = [
+        f"{cell.row.id} ({cell.row.accuracy:.1%})"
+        for cell in cells
+        if cell.row.category in ("black-box", "transfer") and gradients
+        if all(_stronger(cell, other) for other in gradients)
+    ]
     return Check(
         code="black-box-stronger",
         fired=bool(found),
-        detail=f"{', '.join(found) or 'no row'} without gradients breaks more than gradients do: they are masked",
+        detail=f"{', '.join(found) or 'no row'} without gradients breaks more than gradients do: they are masked, "
+        "or the attacks that follow them too weak (--suite adaptive)",
     )
+
+
+def _stronger(one: Cell, other: Cell) -> bool:
+    """Whether a row leaves less than another on the images of both, spared ones too, and beyond chance."""
+    both = _pairs(one, other).values()
+    left = [theirs for _, theirs in both], [ours for ours, _ in both]
+    return bool(both) and compare(*left, decisions=one.row.decisions).p_fall < SELDOM
 
 
 def _eight_bit(rows: Sequence[AttackRow]) -> Check:

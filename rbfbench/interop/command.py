@@ -91,22 +91,24 @@ class CommandModel:
 
     def _wait_for(self, expected: str) -> None:
         """Pass over lines until the expected one."""
-        until = time.monotonic() + self.timeout
+        until, passed_over = time.monotonic() + self.timeout, ""
         while True:
             try:
                 line = self._lines.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 self._end()
                 said = self._last_words()
+                printed = f"; it printed {passed_over[-LAST_WORDS:]!r}, not the path" if passed_over else ""
                 raise ModelError(
                     f"cmd:{self.command} did not answer",
-                    f"{self.timeout:g} s passed on a batch" + (f"; it said: {said}" if said else ""),
+                    f"{self.timeout:g} s passed on a batch{printed}" + (f"; it said: {said}" if said else ""),
                     "print the second path and flush, raise --timeout, or lower --batch-size",
                 ) from None
             if line is None:
                 raise self._lost()
             if line == expected:
                 return
+            passed_over = line
 
     def _lost(self) -> ModelError:
         try:

@@ -34,7 +34,8 @@ def rendered(comparison: Comparison, form: str) -> str:
     if form == "csv":
         return "\n".join(grid.csv() for grid in grids)
     if form == "latex":
-        return "\n".join([f"% {caption(comparison)}", *(grid.latex() for grid in grids)])
+        said = [f"% {line}" for line in (caption(comparison), *reading(comparison))]
+        return "\n".join([*said, *(grid.latex() for grid in grids)])
     return "\n".join([f"{caption(comparison)}\n", *(grid.markdown() for grid in grids), *reading(comparison), ""])
 
 

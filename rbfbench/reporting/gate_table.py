@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -15,24 +15,42 @@ from rbfbench.reporting.words import plural
 from rbfbench.results.gate import WORST, Floor, Gate, Judged
 
 NAMED = 8  # broken images that are named
+USUAL, LESS = (
+    76,
+    ("change", "fell", "rose", "visible"),
+)  # columns of a screen, and what is left out where there are fewer
 HEADER = ("cell", "before", "now", "change", "fell", "rose", "p (Holm)", "visible", "verdict")
 
 
 def gate_table(gate: Gate) -> RenderableType:
-    """Verdict, cells, newly broken images, and the command that makes the run again; fits 80 columns."""
-    return Group(*_parts(gate))
+    """Verdict, cells, newly broken images, and the command that makes the run again; fits 80 columns, and fewer."""
+    return _GateTable(gate)
 
 
-def _parts(gate: Gate) -> Iterator[RenderableType]:
+class _GateTable:
+    """Lays out when printed, since only then the width is known."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from _parts(self.gate, options.max_width)
+
+
+def _parts(gate: Gate, width: int) -> Iterator[RenderableType]:
     style = "bold green" if gate.passed else "bold red"
     yield Text(f"{gate.answer}: {gate.model}, {plural(gate.n, 'image')}", style=style)
     yield Text()
     if gate.cells:
         table = Table(box=box.HORIZONTALS, show_edge=False, padding=(0, 0, 0, 0), pad_edge=False, header_style="bold")
-        for title in HEADER:
-            table.add_column(title, justify="left" if title in ("cell", "verdict") else "right")
+        shown = [place for place, title in enumerate(HEADER) if width >= USUAL or title not in LESS]
+        for title in (HEADER[place] for place in shown):
+            words = title in ("cell", "verdict")
+            table.add_column(title, justify="left" if words else "right", overflow="fold", no_wrap=title != "cell")
         for cell in gate.cells:
-            table.add_row(*_cells(cell), style="red" if cell.failed else "bold" if cell.name == WORST else "")
+            style = "red" if cell.failed else "bold" if cell.name == WORST else ""
+            values = _cells(cell)
+            table.add_row(*(values[place] for place in shown), style=style)
         yield table
         yield Text()
     for line in lines(gate):
@@ -164,19 +182,25 @@ def github_lines(gate: Gate) -> Iterator[str]:
     """GitHub workflow commands: an error for each gate that failed, a warning for what is unclear or distrusted."""
     for code, detail in gate.checks.items():
         kind = "error" if code in gate.proofless else "warning"
-        yield f"::{kind} title=rbfbench check {code}::{_escaped(detail)}"
+        yield _annotation(kind, f"check {code}", detail)
     for cell in gate.cells:
         if cell.failed:
-            yield f"::error title=rbfbench {_escaped(cell.name)}::{_escaped(cell_text(gate, cell))}"
+            yield _annotation("error", cell.name, cell_text(gate, cell))
         elif cell.unclear:
-            yield f"::warning title=rbfbench {_escaped(cell.name)}::unclear, {_escaped(cell_text(gate, cell))}"
+            yield _annotation("warning", cell.name, f"unclear, {cell_text(gate, cell)}")
     for floor in gate.floors:
         if floor.failed:
-            yield f"::error title=rbfbench minimum::{_escaped(floor_text(floor))}"
+            yield _annotation("error", "minimum", floor_text(floor))
 
 
-def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A").replace(":", "%3A").replace(",", "%2C")
+def _annotation(kind: str, title: str, text: str) -> str:
+    """A workflow command: in a property, and not in the message, colons and commas are told apart from its own."""
+
+    def escaped(words: str) -> str:
+        return words.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+    head = escaped(f"rbfbench {title}").replace(":", "%3A").replace(",", "%2C")
+    return f"::{kind} title={head}::{escaped(text)}"
 
 
 def summary(gate: Gate) -> str:

@@ -35,7 +35,7 @@ KINDS = {
 QUESTIONS = {
     "answers-changed": "Does the model answer an image otherwise when it is asked again, beside other images?",
     "attack-crashed": "Did an attack crash on some images?",
-    "black-box-stronger": "Do attacks without gradients break more than those with them? Then gradients are masked.",
+    "black-box-stronger": "Do attacks without gradients break more than those with them? They are masked or weak.",
     "budgets-do-not-nest": "Does accuracy rise with the radius? Then an attack is too weak.",
     "clean-at-chance": "Is the model no better than guessing on unattacked images?",
     "degenerate-filters": "Are there RBF filters almost without variance, around which the model jumps?",

@@ -22,7 +22,7 @@ from rbfbench.reporting.report import (
     sweep_caption,
     sweep_grid,
 )
-from rbfbench.reporting.sweep_table import lines_of
+from rbfbench.reporting.sweep_table import distrust, lines_of
 from rbfbench.reporting.table import sections
 from rbfbench.reporting.words import count, duration, interval, percent
 from rbfbench.results.intervals import score
@@ -81,6 +81,7 @@ def html(report: Report, title: str) -> str:
                 _table(sweep_grid(sweep)),
                 _sweep_curve(sweep),
                 "" if sweep.points[0].run in runs else encode(sweep).decode(),
+                distrust(sweep),
             )
             for sweep in report.sweeps
         ],

@@ -13,7 +13,7 @@ from rbfbench.reporting.compare_table import cells as compared_cells
 from rbfbench.reporting.compare_table import reading
 from rbfbench.reporting.grid import Grid
 from rbfbench.reporting.notes import caption, constants, explain, warnings
-from rbfbench.reporting.sweep_table import capped, lines_of, unfinished
+from rbfbench.reporting.sweep_table import capped, distrust, lines_of, unfinished
 from rbfbench.reporting.table import Line, sections
 from rbfbench.reporting.words import FEWER, count, duration, interval, percent, plural, titled
 from rbfbench.results.certificates import Certification
@@ -40,6 +40,7 @@ COLUMNS = (
     ),
     *OF_ATTACK,
     "status",
+    "checks",
 )
 
 # What runs share that differ in their radius alone.
@@ -198,15 +199,17 @@ def markdown(report: Report) -> str:
         parts.append(compared_cells(report.comparison).markdown() + "\n" + "\n".join(reading(report.comparison)))
     for entry in report.entries:
         title, *origin = [text.plain for text in caption(entry.run)]
-        distrust = [f"- {text.plain}" for text in warnings(entry.run) if text.plain]
+        doubts = [f"- {text.plain}" for text in warnings(entry.run) if text.plain]
         terms = [f"- {term}: {text}" for term, text in explain(entry.run)]
         blocks = (f"## {title}", headline(entry.run), *origin, run_grid(entry.run).markdown())
         parts.append(
-            "\n\n".join([*blocks, *(["\n".join(distrust)] if distrust else []), "\n".join(terms), f"`{entry.command}`"])
+            "\n\n".join([*blocks, *(["\n".join(doubts)] if doubts else []), "\n".join(terms), f"`{entry.command}`"])
         )
     for sweep in report.sweeps:
         title, *origin = sweep_caption(sweep)
-        parts.append("\n\n".join([f"## {title}", *origin, sweep_grid(sweep).markdown()]))
+        doubts = [f"- ! {reason}" for reason in distrust(sweep)]
+        grid = sweep_grid(sweep).markdown()
+        parts.append("\n\n".join([f"## {title}", *origin, grid, *(["\n".join(doubts)] if doubts else [])]))
     for made in report.certifications:
         title, *origin = certificate_caption(made.done)
         blocks = (f"## {title}", *origin, certificate_grid(made.done).markdown(), f"`{made.command}`")
@@ -217,8 +220,12 @@ def markdown(report: Report) -> str:
 def latex(report: Report) -> str:
     """Tables for a paper; they want the booktabs package."""
     tables = [("\n".join(reading(report.comparison)), compared_cells(report.comparison))] if report.comparison else []
-    tables += [("\n".join(text.plain for text in caption(e.run)), run_grid(e.run)) for e in report.entries]
-    tables += [("\n".join(sweep_caption(sweep)), sweep_grid(sweep)) for sweep in report.sweeps]
+    for entry in report.entries:
+        said = [text.plain for text in (*caption(entry.run), *warnings(entry.run)) if text.plain]
+        tables.append(("\n".join(said), run_grid(entry.run)))
+    for sweep in report.sweeps:
+        doubts = [f"! {reason}" for reason in distrust(sweep)]
+        tables.append(("\n".join([*sweep_caption(sweep), *doubts]), sweep_grid(sweep)))
     tables += [("\n".join(certificate_caption(c.done)), certificate_grid(c.done)) for c in report.certifications]
     return "\n".join("".join(f"% {line}\n" for line in text.splitlines()) + grid.latex() for text, grid in tables)
 
@@ -226,7 +233,8 @@ def latex(report: Report) -> str:
 def spreadsheet(report: Report) -> str:
     """CSV: a line for each row of each run and for each certified radius, numbers as they were measured.
 
-    The status is that of the run, of the certificates, or of the sweep where that was stopped.
+    The status is that of the run, of the certificates, or of the sweep where that was stopped; "checks" are the codes
+    of those that fired in the run.
     """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
@@ -240,7 +248,8 @@ def spreadsheet(report: Report) -> str:
         if point.run not in alone
     ]
     for run, status in runs:
-        about = {"model": run.model.get("name"), "constants": constants(run), "status": status}
+        fired = " ".join(check.code for check in run.checks if check.fired)
+        about = {"model": run.model.get("name"), "constants": constants(run), "status": status, "checks": fired}
         about |= {name: run.spec[name] for name in ("dataset", "seed", "norm", "eps")}
         for line in [line for section in sections(run) for line in section]:
             writer.writerow(about | {"row": line.label} | _numbers(line.score) | _of_row(line.attack))

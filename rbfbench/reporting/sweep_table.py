@@ -47,6 +47,16 @@ def unfinished(sweep: Sweep) -> str:
     )
 
 
+def distrust(sweep: Sweep) -> list[str]:
+    """Checks that fired, of the sweep and of its runs: reasons to distrust its numbers."""
+    reasons = [f"check {check.code}: {check.detail}" for check in sweep.checks if check.fired]
+    fired = {(point.text, check.code) for point in sweep.points for check in point.run.checks if check.fired}
+    for code in sorted({code for _, code in fired}):
+        values = ", ".join(point.text for point in sweep.points if (point.text, code) in fired)
+        reasons.append(f"check {code} fired at {sweep.over} {values}")
+    return reasons
+
+
 def _parts(sweep: Sweep) -> Iterator[RenderableType]:
     first = sweep.points[0].run
     yield from caption(first, swept=sweep.over)
@@ -56,13 +66,7 @@ def _parts(sweep: Sweep) -> Iterator[RenderableType]:
     for start in range(0, len(sweep.points), COLUMNS):
         yield _table(sweep.over, sweep.points[start : start + COLUMNS])
         yield Text()
-    for check in sweep.checks:
-        if check.fired:
-            yield Text(f"! check {check.code}: {check.detail}", style="yellow")
-    fired = {(point.text, check.code) for point in sweep.points for check in point.run.checks if check.fired}
-    for code in sorted({code for _, code in fired}):
-        values = ", ".join(point.text for point in sweep.points if (point.text, code) in fired)
-        yield Text(f"! check {code} fired at {sweep.over} {values}", style="yellow")
+    yield from (Text(f"! {reason}", style="yellow") for reason in distrust(sweep))
     if sweep.over == "eps":
         broken = "What a smaller ball broke stays broken in a larger one, and is not attacked again."
         better = (

@@ -43,6 +43,25 @@ def cell_key(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def claim(folder: Path, question: Mapping[str, Any]) -> None:
+    """Dedicates a folder to one question, so that its results never silently make way for another's.
+
+    Raises:
+        LoadError: It is dedicated to another, holds results of another kind, or cannot be written.
+    """
+    asked, file = cell_key(question), folder / QUESTION_FILE
+    if file.is_file():
+        if file.read_text(encoding="utf-8").strip() != asked:
+            todo = "choose another --out, or repeat the command that made it"
+            raise LoadError(f"cannot use {folder} for this run", "it holds a run with other settings", todo)
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LoadError(f"cannot use {folder} for a run", _reason(error), "choose another folder") from error
+    write_atomic(file, asked.encode() + b"\n")
+
+
 class RunFolder:
     """A folder that a run writes into and resumes from.
 
@@ -72,13 +91,7 @@ class RunFolder:
         Raises:
             LoadError: It is dedicated to another, or cannot be written.
         """
-        asked, file = cell_key(question), self.path / QUESTION_FILE
-        if file.is_file():
-            if file.read_text(encoding="utf-8").strip() != asked:
-                todo = "choose another --out, or repeat the command that made it"
-                raise LoadError(f"cannot use {self.path} for this run", "it holds a run with other settings", todo)
-        else:
-            write_atomic(file, asked.encode() + b"\n")
+        claim(self.path, question)
 
     def cell_path(self, key: str) -> Path:
         """Where the cell with this key lives."""

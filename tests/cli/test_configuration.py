@@ -69,6 +69,11 @@ def test_a_flag_beats_the_environment_which_beats_the_file(run):
     assert spec(run(DIGITS + "seed = 7\n", "attack", "--json", "-"))["seed"] == 7
 
 
+def test_attacks_that_are_typed_beat_a_suite_of_the_environment(run):
+    found = spec(run(DIGITS, "attack", "--attack", "fgsm", "--json", "-", env={"RBFBENCH_ATTACK_SUITE": "adaptive"}))
+    assert [row["attack"] for row in found["rows"]] == ["fgsm"]
+
+
 def test_the_section_of_a_command_beats_that_of_all(run):
     assert spec(run(DIGITS + "limit = 3\n", "attack", "--json", "-"))["limit"] == 3
 

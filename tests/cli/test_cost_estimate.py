@@ -84,6 +84,35 @@ def test_a_model_that_fails_on_the_way_back_is_recorded_as_unknown(attack):
     assert "no estimate of the cost: ValueError: no gradients today" in done.stderr
 
 
+LATE = """
+class Stop(torch.autograd.Function):
+    looks = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        Stop.looks += 1
+        if Stop.looks > 12:
+            raise ValueError("no more")
+        return upstream
+
+class Model(Plain):
+    def forward(self, x):
+        return super().forward(Stop.apply(x))
+"""
+
+
+def test_images_that_a_crash_left_undecided_are_no_sign_of_misleading_gradients(attack):
+    done = attack(LATE, "--attack", "pgd", "--json", "-")
+    run = json.loads(done.stdout)
+    assert [row["unknown"] > 0 for row in run["attacks"]] == [False, True]
+    assert run["attacks"][0]["k"] < run["clean"]["k"]
+    assert "single-step-stronger" not in {check["code"] for check in run["checks"] if check["fired"]}
+
+
 def test_a_dry_run_that_cannot_answer_says_so(attack):
     done = attack(FEW_ROWS, "--dry-run")
     assert isinstance(done.exception, ModelError)

@@ -37,6 +37,32 @@ def test_every_point_is_the_run_that_attack_makes(here):
     assert document["checks"] == []
 
 
+def test_a_folder_of_other_results_is_refused_before_anything_is_attacked(here, tmp_path, monkeypatch):
+    eps, small = ("sweep", "--over", "eps", "--out", "kept", *SMALL), "0.05,0.1"
+    assert here(*eps, "--values", small, "--model", "cnn").exit_code == 0
+    attack = ("attack", "--model", "cnn", "--eps", "0.1", "--out", "run", *SMALL)
+    assert here(*attack).exit_code == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+
+    def attacked(*given: object, **options: object) -> None:
+        raise AssertionError("attacked")
+
+    monkeypatch.setattr("rbfbench.evaluation.engine.evaluate", attacked)
+    certify = ("certify", "--model", "cnn", "--dataset", "digits", "--n", "20", "--limit", "1", "--device", "cpu")
+    for words, why in (
+        ((*eps, "--values", small, "--model", "madry"), "it holds a run with other settings"),
+        ((*eps, "--values", "0.1,0.2", "--model", "cnn"), "its sweep.json holds eps 0.05, which would be lost"),
+        (("sweep", "--over", "eps", "--values", "0.1", "--model", "cnn", *SMALL, "--out", "run"), "other settings"),
+        ((*certify, "--out", "run"), "other settings"),
+        ((*certify, "--out", "kept"), "other settings"),
+        ((*attack[: -len(SMALL)], "--out", "kept", *SMALL), "it holds files that are not a run's"),
+    ):
+        done = here(*words)
+        assert isinstance(done.exception, LoadError), (words, done.output)
+        assert why in str(done.exception)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
+
+
 def test_the_table_shows_every_value_and_the_curve_is_drawn(here, tmp_path):
     eps = ("--over", "eps", "--values", "8/255,0.1,0.3", "--model", "cnn")
     done = here("sweep", *eps, *SMALL, "--figure", "curve.svg", "--out", "kept")
@@ -52,6 +78,7 @@ def test_the_table_shows_every_value_and_the_curve_is_drawn(here, tmp_path):
         "eps=0.1",
         "eps=0.3",
         "eps=8_255",
+        "question.txt",
         "sweep.json",
     ]
     kept = json.loads((tmp_path / "kept" / "sweep.json").read_text())

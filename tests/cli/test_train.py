@@ -7,6 +7,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +52,14 @@ def test_trained_weights_come_with_a_card_and_can_be_attacked(tmp_path):
     recipe = json.loads(card.split("```json")[1].split("```")[0])
     assert recipe["schedule"]["epochs"] == 3
     assert recipe["rbf"]["beta2"] == 1.75
+    weights = (tmp_path / "mine.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "mine.safetensors.work", ignore_errors=True)
+    again = train(tmp_path, *ARGUMENTS, "3", "--seed", "3")
+    assert again.returncode == 2
+    assert (
+        "--out mine.safetensors exists: its weights would be lost; choose another --out, or remove it" in again.stderr
+    )
+    assert (tmp_path / "mine.safetensors").read_bytes() == weights
     attacked = subprocess.run(
         command("attack", "--model", "mine.safetensors", "--dataset", "digits", "--eps", "0.1", "--json", "-"),
         cwd=tmp_path,

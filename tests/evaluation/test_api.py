@@ -28,6 +28,7 @@ def test_constants_of_a_shipped_model_are_in_force() -> None:
 
 BAD: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "unknown model": ("rcn", "digits", {}, "did you mean 'rcnn'"),
+    "unknown data set": ("cnn", "digit", {}, "did you mean 'digits'"),
     "unknown constant": ("rcnn", "digits", {"beta3": 1.0}, "did you mean 'beta"),
     "bad value": ("rcnn", "digits", {"m": 0}, "m = 0 cannot be used"),
     "overflow": ("rcnn", "digits", {"beta1": 1e9}, "beta1 = 1000000000.0 cannot be used"),
@@ -72,6 +73,9 @@ def test_attacks_by_name_look_through_noise_that_cannot_be_switched_off() -> Non
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "two answers": ({"suite": "quick", "attacks": {"pgd": {}}}, "attacks and suite exclude each other"),
     "nothing": ({"attacks": {}}, "there is nothing to attack with"),
+    "a list": ({"attacks": ["pgd"]}, 'write {"pgd": {}}'),
+    "a name": ({"attacks": "pgd"}, 'write {"pgd": {}}'),
+    "no table": ({"attacks": {"pgd": None}}, 'write {"pgd": {}}'),
     "unknown attack": ({"attacks": {"pdg": {}}}, "did you mean 'pgd'?"),
     "unknown parameter": ({"attacks": {"pgd": {"stepz": 3}}}, "did you mean 'steps'?"),
     "no whole number": ({"attacks": {"pgd": {"steps": 2.5}}}, "pgd.steps=2.5 is not a whole number"),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import rbfbench
 from rbfbench.attacks.rng import Keys
 from rbfbench.cli import cli
-from rbfbench.errors import ModelError, UsageError
+from rbfbench.errors import LoadError, ModelError, UsageError
 from rbfbench.evaluation.certify import CertifySpec, _Kept, _Store, certify, counts
 from rbfbench.evaluation.certify import certificate as certify_one
 from rbfbench.evaluation.loading import load_target
@@ -214,9 +214,9 @@ def test_certificates_are_kept_and_damaged_ones_made_again(tmp_path):
     asked = []
     again = certify(target, images, spec(), folder=tmp_path, progress=lambda done, total: asked.append(done))
     assert again.certificates == first.certificates
-    other = certify(target, images, spec(sigma=0.1), folder=tmp_path)
-    assert other.certificates != first.certificates
-    assert len(list((tmp_path / "certificates").iterdir())) == 6
+    with pytest.raises(LoadError, match="it holds a run with other settings"):
+        certify(target, images, spec(sigma=0.1), folder=tmp_path)
+    assert len(list((tmp_path / "certificates").iterdir())) == 3
 
 
 def test_kept_certificates_are_judged_by_the_labels_of_the_images_at_hand(tmp_path):

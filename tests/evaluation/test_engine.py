@@ -854,10 +854,15 @@ def test_a_black_box_that_does_better_than_gradients_is_told():
     rows = [row("pgd", steps=5), row("square", "none", queries=100)]
     assert "black-box-stronger" in fired(run(Hidden(), rows))
     assert "black-box-stronger" not in fired(run(Brightness(), rows))
-    capped = [rows[0], dataclasses.replace(rows[1], limit=8)]  # compared on the images that both hold
+    capped = [rows[0], dataclasses.replace(rows[1], limit=20)]  # compared on the images that both hold
     assert "black-box-stronger" in fired(run(Hidden(), capped))
     assert "black-box-stronger" not in fired(run(Brightness(), capped))
     assert "black-box-stronger" in fired(run(Hidden(), capped[::-1]))
+    few = [rows[0], dataclasses.replace(rows[1], limit=5)]
+    assert "black-box-stronger" not in fired(run(Hidden(), few)), "2^-5 is not seldom"
+    one_step = [row("fgsm"), *rows]
+    assert "black-box-stronger" in fired(run(Hidden(), [one_step[0], one_step[2]])), "there is no other"
+    assert "black-box-stronger" not in fired(run(Brightness(), one_step))
     assert "black-box-stronger" not in fired(run(Brightness(), [dataclasses.replace(rows[0], limit=8), rows[1]]))
 
 

@@ -49,6 +49,14 @@ def test_the_answers_of_a_command_are_its_logits(served):
     assert model._process.poll() is None
 
 
+def test_a_command_that_prints_something_else_is_quoted(served):
+    chatty = CommandModel(f"{sys.executable} -uc \"while True: print('yes:', len(input()) > 0)\"", 2)
+    with pytest.raises(
+        ModelError, match="2 s passed on a batch; it printed 'yes: True', not the path; print the second"
+    ):
+        chatty(rbfbench.load_data("digits").batch(0, 1)[0])
+
+
 def test_a_command_ends_with_its_model(served):
     model = CommandModel(command(), 60)
     model(rbfbench.load_data("digits").batch(0, 1)[0])
