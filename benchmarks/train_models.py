@@ -62,6 +62,10 @@ def main() -> None:
     given = parser.parse_args(words)
     make_folder("FOLDER", given.folder)
     for command in commands(given.folder, given.dataset, given.preset):
+        out = Path(command[command.index("--out") + 1])
+        if out.is_file() and not out.with_name(f"{out.name}.work").is_dir():
+            print(f"{out} is there", flush=True)  # whole, and tidied up
+            continue
         print(" ".join(["rbfbench", *command, *extra]), flush=True)
         program = [sys.executable, "-c", "from rbfbench.cli import main; main()"]
         called([*program, *command, *extra])

@@ -198,7 +198,8 @@ def asked_by_the_gate() -> dict[str, Any]:
     return found
 
 
-def from_file(name: str) -> bool:
-    """Whether a parameter of the command at hand has its value from the file, or from the environment."""
+def rank(name: str) -> int:
+    """Where a parameter of the command at hand comes from: 0 the file, 1 the environment, 2 the command line."""
     context, source = click.get_current_context(silent=True), click.core.ParameterSource
-    return context is not None and context.get_parameter_source(name) in (source.DEFAULT_MAP, source.ENVIRONMENT)
+    found = context and context.get_parameter_source(name)
+    return {source.DEFAULT_MAP: 0, source.ENVIRONMENT: 1}.get(found, 2) if found else 2

@@ -53,7 +53,7 @@ def print_cost(target: Target, images: Images, spec: RunSpec, surrogates: Sequen
             raise ModelError(f"cannot say what a run on {target.name} costs", raised(error), todo) from error
         click.echo(f"no estimate of the cost: {raised(error)}", err=True)
         return
-    total = f"at most {sum(work_ahead(target, rows, n, passes).values()):,.0f} passes and {duration(everything)}"
+    total = f"at most {sum(work_ahead(target, rows, images, passes).values()):,.0f} passes and {duration(everything)}"
     if not whole:
         click.echo(f"{plural(len(rows), 'attack')} on {plural(n, 'image')}: {total}", err=True)
         return
@@ -90,7 +90,7 @@ def _timed(
 ) -> tuple[dict[str, float], float]:
     """Seconds of each row, by its id, and of the whole run."""
     from rbfbench.evaluation.memory import choose_batch_size
-    from rbfbench.evaluation.work import Clock, images_of_row, null_work, repeated_work
+    from rbfbench.evaluation.work import Clock, images_of_row, null_work, ranges_work, repeated_work
 
     n = len(images)
     target.max_rows = batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
@@ -103,4 +103,5 @@ def _timed(
         everything += n * clock.decision * null_work(target, rows, passes) / (target.draws * passes)
     else:
         everything += clock.single * repeated_work(target, n) / target.draws
+    everything += clock.single * ranges_work(target, images) / target.draws
     return seconds, everything

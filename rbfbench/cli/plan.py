@@ -20,7 +20,7 @@ from rbfbench.attacks import (
     single_rows,
     through_noise,
 )
-from rbfbench.cli.configuration import from_file
+from rbfbench.cli.configuration import rank
 from rbfbench.cli.models import any_model, off_stdout, one_model, options_of
 from rbfbench.cli.options import (
     NORMS,
@@ -125,7 +125,7 @@ def question_options(command: F) -> F:
 def rows_of(given: dict[str, Any]) -> list[Row]:
     """The attacks to run, every parameter settled. Raises UsageError for whatever the names and numbers get wrong."""
     check_norm(given["norm"])
-    _let_the_file_give_way(given)
+    _let_the_weaker_give_way(given)
     attacks, suite = given["attacks"], given["suite"]
     if attacks and suite:
         raise UsageError("--attack and --suite exclude each other", "a suite is a frozen list", "give one of them")
@@ -178,14 +178,16 @@ def _named(name: str) -> AttackInfo:
         raise UsageError(f"{name} is a row of a suite", "--attack takes single attacks", todo) from None
 
 
-def _let_the_file_give_way(given: dict[str, Any]) -> None:
+def _let_the_weaker_give_way(given: dict[str, Any]) -> None:
     """Drop a suite of rbfbench.toml, in place, where attacks were typed, and the other way round.
 
-    What the file sets and caps was meant for what is dropped, and goes with it.
+    So it is with the environment, which stands between the two. What is set and capped there was meant for what is
+    dropped, and goes with it.
     """
-    if given["attacks"] and given["suite"] and from_file("suite") != from_file("attacks"):
-        given |= {"suite": None} if from_file("suite") else {"attacks": ()}
-        given |= {name: () for name in ("settings", "caps") if from_file(name)}
+    if given["attacks"] and given["suite"] and rank("suite") != rank("attacks"):
+        dropped = min("suite", "attacks", key=rank)
+        given |= {"suite": None} if dropped == "suite" else {"attacks": ()}
+        given |= {name: () for name in ("settings", "caps") if rank(name) <= rank(dropped)}
 
 
 def _check_rows(given: dict[str, Any], rows: list[Row]) -> None:

@@ -138,9 +138,9 @@ def _run(
         eps_text = text if over == "eps" else eps_text_of(given)
         spec = spec_of(given, target, images, available, rows, eps=radii[text], eps_text=eps_text, knobs=knobs)
         targets[text] = target, spec
+    surrogates = surrogates_of(given, [row for _, spec in targets.values() for row in spec.rows], images, device)
     if given["out"]:
         _claim(given["out"], over, values, next(spec for _, spec in targets.values()))
-    surrogates = surrogates_of(given, [row for _, spec in targets.values() for row in spec.rows], images, device)
     with ProgressLine() as line, off_stdout():
         for text, (target, spec) in targets.items():
             folder = RunFolder(given["out"] / f"{over}={text.replace('/', '_')}") if given["out"] else None
@@ -179,7 +179,10 @@ def _claim(out: Path, over: str, values: dict[str, float], spec: RunSpec) -> Non
     varied = {"eps": None} if over == "eps" else {}
     claim(out, question | varied | {"knobs": knobs, "sweep": over})
     if (out / SWEEP_FILE).is_file():
-        done = read_document(out / SWEEP_FILE, Sweep)
+        try:
+            done = read_document(out / SWEEP_FILE, Sweep)
+        except LoadError:  # damaged: written anew, from the runs beside it
+            return
         if lost := [point.text for point in done.points if point.value not in values.values()]:
             why = f"its {SWEEP_FILE} holds {over} {', '.join(lost)}, which would be lost"
             raise LoadError(f"cannot use {out} for this sweep", why, "add these --values, or choose another --out")

@@ -103,7 +103,7 @@ def _work_folder(out: Path | None, recipe: str, *, resume: bool) -> Path:
     work = out.with_name(f"{out.name}.work")
     if (work / "checkpoint.pt").exists() and not resume:
         raise UsageError(f"{work} holds a checkpoint", "it would be lost", "add --resume, or remove that folder")
-    if out.exists() and not resume:
+    if out.exists() and not (work / "checkpoint.pt").exists():
         raise UsageError(f"--out {out} exists", "its weights would be lost", "choose another --out, or remove it")
     return work
 

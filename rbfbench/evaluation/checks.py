@@ -20,6 +20,8 @@ ONE_POINT = 0.01
 GRADIENTS = ("white-box", "static", "adaptive")  # categories of rows that follow them
 NO_VARIANCE = 1e-6  # a filter below it tells an exact match from a change of one 8-bit level in one pixel
 GREY = 0.5
+MANY = 10  # images whose labels seldom ascend by chance
+MET = 7  # images below which no difference is seldom: 2^-7 is
 SELDOM = 0.01  # chance of such a difference between equal attacks, below which one is called stronger
 
 
@@ -31,6 +33,7 @@ def run_checks(
     left_out: Sequence[Row],
     *,
     suspicion: str = "",
+    cut: bool = False,
     finished: bool = True,
 ) -> list[Check]:
     """All checks, fired or not.
@@ -41,6 +44,7 @@ def run_checks(
         clean: Its accuracy without attack.
         cells: The attacks that ran, with their samples.
         left_out: Rows of the suite whose view the model does not have.
+        cut: They are the first of more.
         suspicion: What the model seems to expect in place of images in [0,1].
         finished: Whether every attack of the run is among them; one to come may average over the noise.
     """
@@ -63,9 +67,9 @@ def run_checks(
             code="other-input-range",
             fired=bool(suspicion) and not at_chance,
             detail=f"{suspicion or 'no other range of pixels was tried'}, and as it stands on {clean.accuracy:.1%} of "
-            "all images: is its normalisation missing?",
+            "all images: is its normalisation missing, or have the images little contrast?",
         ),
-        _classes(images),
+        _sorted(images, cut=cut),
         Check(
             code="probabilities",
             fired=target.probabilities,
@@ -105,15 +109,15 @@ def chance_of(target: Target, images: Images) -> float:
     return max(1 / target.n_classes, 0.0 if one_class else wilson(commonest, len(images))[0])
 
 
-def _classes(images: Images) -> Check:
-    """Whether the images are of far fewer classes than as many drawn at random would be."""
-    classes, seen = images.n_classes, len(np.unique(images.labels))
-    expected = classes * (1 - (1 - 1 / classes) ** len(images))
+def _sorted(images: Images, *, cut: bool) -> Check:
+    """Whether the first images of a set were taken that is sorted by class: of its first classes, and of no others."""
+    seen = len(np.unique(images.labels))
+    ascending = bool((np.diff(images.labels) >= 0).all())
     return Check(
         code="sorted-images",
-        fired=seen < expected / 2,
-        detail=f"the {len(images)} images are of {seen} of {classes} classes: a set that is sorted by class begins "
-        "with its first ones; shuffle it, or take --limit all",
+        fired=cut and ascending and len(images) >= MANY,
+        detail=f"the {len(images)} images, of {seen} class{'es' * (seen != 1)}, are the first of a set that seems to "
+        "be sorted by class: shuffle it, or take --limit all",
     )
 
 
@@ -243,7 +247,7 @@ def _black_box(cells: Sequence[Cell]) -> Check:
         f"{cell.row.id} ({cell.row.accuracy:.1%})"
         for cell in cells
         if cell.row.category in ("black-box", "transfer") and gradients
-        if all(_stronger(cell, other) for other in gradients)
+        if all(_stronger(cell, other) for other in _telling(cell, gradients))
     ]
     return Check(
         code="black-box-stronger",
@@ -251,6 +255,11 @@ def _black_box(cells: Sequence[Cell]) -> Check:
         detail=f"{', '.join(found) or 'no row'} without gradients breaks more than gradients do: they are masked, "
         "or the attacks that follow them too weak (--suite adaptive)",
     )
+
+
+def _telling(one: Cell, others: Sequence[Cell]) -> Sequence[Cell]:
+    """Those of other rows with enough images in common that a difference could show; all where none has."""
+    return [other for other in others if len(_pairs(one, other)) >= MET] or others
 
 
 def _stronger(one: Cell, other: Cell) -> bool:

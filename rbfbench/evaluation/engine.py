@@ -40,10 +40,12 @@ from rbfbench.evaluation.work import (
     BACKWARD,
     CLEAN,
     NULL,
+    RANGES,
     Meter,
     Progress,
     draws_of,
     images_of_row,
+    ranges_work,
     recorded_parameters,
     repeated_work,
     row_work,
@@ -132,7 +134,7 @@ def evaluate(
     cells: list[Cell] = []
     null: Score | None = None
     noise: list[Check] = []
-    interrupted, lost = False, None
+    suspicion, interrupted, lost = "", False, None
     try:
         for row in job.rows:
             key = job.key(row)
@@ -154,6 +156,8 @@ def evaluate(
         else:
             with _answering(target):
                 noise = [job.asked_again()]
+        with _answering(target):
+            suspicion = job.suspicion(clean)
     except KeyboardInterrupt:
         interrupted = True
     except ModelError as error:
@@ -161,7 +165,6 @@ def evaluate(
             raise
         lost = error
     finished = not (interrupted or lost)
-    suspicion = job.suspicion(clean) if finished else ""
     unknown = any(cell.row.unknown for cell in cells)
     run = Run(
         status="started" if not finished else "partial" if unknown else "complete",
@@ -178,7 +181,16 @@ def evaluate(
         ),
         null_attack=null,
         checks=job.crashes
-        + run_checks(target, images, clean, cells, job.left_out, suspicion=suspicion, finished=finished)
+        + run_checks(
+            target,
+            images,
+            clean,
+            cells,
+            job.left_out,
+            suspicion=suspicion,
+            cut=spec.limit < spec.available,
+            finished=finished,
+        )
         + noise
         + ([job.surrogate_check()] if surrogates else []),
     )
@@ -229,7 +241,7 @@ class _Job:
         self.broken: dict[int, Sample] = {}  # by position: what broke an image for good, where survivors are attacked
         self.nested: dict[str, dict[int, Sample]] = {}  # by row and position: what is known from a smaller ball
         target.max_rows = spec.batch_size or choose_batch_size(target, images.batch(0, 1)[0].to(target.device))
-        self.meter = Meter(progress, work_ahead(target, self.rows, len(images), self.passes))
+        self.meter = Meter(progress, work_ahead(target, self.rows, images, self.passes))
 
     def nest(self, smaller: Sequence[Sample]) -> None:
         """Take over what the same rows have broken within a smaller ball; all candidates on a random model."""
@@ -243,7 +255,18 @@ class _Job:
 
     def suspicion(self, clean: Score) -> str:
         """What the model seems to expect in place of [0,1], where it is wrong on more than a few images."""
-        return suspected(self.target, self.images) if clean.accuracy < FINE else ""
+        work = ranges_work(self.target, self.images)
+        if clean.accuracy >= FINE or not work:
+            self.meter.skip(RANGES)
+            self.meter.tick(0)
+            return ""
+        self.meter.begin(RANGES, work)
+
+        def tell(asked: int) -> None:
+            self.meter.tick(asked)
+            self.meter.settle(asked)
+
+        return suspected(self.target, self.images, tell)
 
     def surrogate_check(self) -> Check:
         """Whether a surrogate is the target itself: then its examples are made on the model that they are scored on."""

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from rbfbench.attacks.rng import Keys, borrowed
 from rbfbench.data.images import Images
+from rbfbench.evaluation.checks import chance_of
 from rbfbench.evaluation.load_options import LoadOptions
 from rbfbench.evaluation.scaled import Scaled
 from rbfbench.evaluation.target import Target, is_ours
 from rbfbench.interop.command import CommandModel
 from rbfbench.interop.defended import Defended
+from rbfbench.results.intervals import wilson
 from rbfbench.results.paired import compare
 
 IMAGES = 200  # on which other ranges are tried
@@ -33,31 +35,47 @@ SUSPECTS: dict[str, LoadOptions] = {
 }
 
 
-def suspected(target: Target, images: Images) -> str:
-    """Flags with which a model is right more often than it is as it stands, beyond chance, or "".
+def _fitting(target: Target, images: Images) -> dict[str, LoadOptions]:
+    """The ranges that can be tried: none where a model is promised images in [0,1], or is one of ours."""
+    inner = target.model
+    while isinstance(inner, Defended):
+        inner = inner.model
+    if target.keyed or isinstance(inner, Scaled | CommandModel) or is_ours(target.model):
+        return {}
+    fits = (1, images.shape[0])
+    return {flags: options for flags, options in SUSPECTS.items() if len(options.mean or (0.0,)) in fits}
+
+
+def tries(target: Target, images: Images) -> int:
+    """Passes over an image that `suspected` takes: one in each range, and one as the model stands."""
+    ranges = len(_fitting(target, images))
+    return ranges + 1 if ranges else 0
+
+
+def suspected(target: Target, images: Images, tell: Callable[[int], None] = lambda asked: None) -> str:
+    """Flags with which a model is right more often than it is as it stands, and than guessing, beyond chance, or "".
 
     Args:
         target: A model that is wrong on some images.
         images: The images it failed on; the first ones are tried.
+        tell: Told how many images were just asked about.
     """
-    inner = target.model
-    while isinstance(inner, Defended):
-        inner = inner.model
-    # A command is promised images in [0,1], and our own models take them.
-    if target.keyed or isinstance(inner, Scaled | CommandModel) or is_ours(target.model):
+    ranges = _fitting(target, images)
+    if not ranges:
         return ""
     found: dict[str, float] = {}
     head = images.head(IMAGES)
     plain = _right(target.model, head, target)
-    for flags, options in SUSPECTS.items():
-        if len(options.mean or (0.0,)) not in (1, images.shape[0]):
-            continue
+    tell(len(head))
+    for flags, options in ranges.items():
         try:
             right = _right(_scaled(target.model, options, images.shape[0]).to(target.device), head, target)
         except Exception:  # noqa: S112  (a foreign model may refuse numbers that are not its own in any way it likes)
             continue
-        gain = compare(plain, right)
-        if gain.difference >= MORE and gain.p < SELDOM:
+        finally:
+            tell(len(head))
+        gain, sure = compare(plain, right), wilson(sum(right), len(right))[0] > chance_of(target, head)
+        if sure and gain.difference >= MORE and gain.p < SELDOM:
             found[flags] = sum(right) / len(right)
     best = max(found, key=lambda flags: found[flags], default="")
     return f"with {best} it is right on {found[best]:.1%} of the first {len(head)}" if best else ""

@@ -183,15 +183,21 @@ class Target:
         head = images.head(PROBE)
         x, keys = head.batch(0, PROBE)[0].to(self.device), Keys.of(head.ids, 0)
         probe = 0.8 * x + 0.2 * keys.fold("probe").uniform(tuple(x.shape[1:]), x)
-        logits = self.decide(probe, keys)[0].cpu().double().numpy()
+        with torch.no_grad():  # all in one pass, whatever else may be cut: rounding follows the batch
+            logits = self._decide(probe, keys, 1)[0].cpu().double().numpy()
         parts = list(_parts_of(self.model))
         seen = [part if isinstance(part, nn.Module) else getattr(part, "weights", None) for part in parts]
         if is_ours(self.model):
             # Rounded: the same weights on another thread count differ in the last bits.
             digest = hashlib.sha256(np.round(logits, 2).tobytes())
+        elif isinstance(seen[-1], nn.Module) and not self.probabilities:
+            largest = np.abs(logits).max(axis=1, keepdims=True, initial=1e-300)
+            digest = hashlib.sha256(np.round(logits / largest, 2).tobytes())
+            digest.update(" ".join(f"{logit:.3g}" for logit in largest.flat).encode())
         else:
             # Three digits of each answer, however small: sure models differ in the answers that they are sure against.
             digest = hashlib.sha256(" ".join(f"{logit:.3g}" for logit in logits.flat).encode())
+        if not is_ours(self.model):
             digest.update(" ".join(self._ways_back(probe, keys)).encode())
         for part, module in zip(parts, seen, strict=True):
             digest.update(str(getattr(part, "identity", "")).encode())
@@ -205,18 +211,19 @@ class Target:
         for name, view in sorted(self.views.items()):
             if name == "none":
                 continue
-            leaf = x.clone().requires_grad_()
-            try:
-                with torch.enable_grad():
-                    logits = view.forward(leaf, keys if view.noisy else None)
-                    (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf, allow_unused=True)
-            except RbfbenchError:
-                raise
-            except Exception as error:  # whatever a foreign model raises here is for the attack to record
-                yield f"{name} {type(error).__name__}"
-                continue
-            lengths = torch.zeros(len(x)) if gradient is None else gradient.flatten(1).norm(dim=1)
-            yield f"{name} {' '.join(f'{length:.1e}' for length in lengths.tolist())}"
+            for i in range(len(x)):  # one at a time: a model may have no memory for the ways back of more
+                leaf = x[i : i + 1].clone().requires_grad_()
+                with torch.enable_grad(), borrowed(self.device) as seed:
+                    seed(keys[i : i + 1])  # a way back may be random where the answer is not
+                    try:
+                        logits = view.forward(leaf, keys[i : i + 1] if view.noisy else None)
+                        (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf, allow_unused=True)
+                    except RbfbenchError:
+                        raise
+                    except Exception:  # whatever a foreign model raises here is for the attack to record
+                        yield f"{name} fails"
+                        break
+                yield f"{name} {0.0 if gradient is None else gradient.norm().item():.1e}"
 
 
 def _parts_of(model: Any) -> Iterator[Any]:  # noqa: ANN401  (any callable)
@@ -228,9 +235,11 @@ def _parts_of(model: Any) -> Iterator[Any]:  # noqa: ANN401  (any callable)
 
 
 def is_ours(model: Any) -> bool:  # noqa: ANN401  (any callable)
-    """Whether a model, whatever stands before it, is one of this package: its release tells its code."""
+    """Whether a model, whatever stands before it, is of this package in all its parts: its release tells its code."""
     *_, inner = _parts_of(model)
-    return type(inner).__module__.startswith("rbfbench.defenses.")
+    known = ("rbfbench.defenses.", "torch.nn.modules.")
+    first = type(inner).__module__.startswith(known[0])
+    return first and all(type(part).__module__.startswith(known) for part in inner.modules())
 
 
 def _bytes_of(value: Any) -> bytes:  # noqa: ANN401  (whatever a module keeps as its state)

@@ -12,15 +12,17 @@ from torch import Tensor
 from rbfbench.attacks import AVERAGING, Row
 from rbfbench.attacks.oracle import Oracle
 from rbfbench.attacks.rng import Keys
+from rbfbench.data.images import Images
 from rbfbench.evaluation.asked_again import SEEN
+from rbfbench.evaluation.input_range import IMAGES, tries
 from rbfbench.evaluation.target import Target, View, ensemble
 from rbfbench.interop import attack_info
 from rbfbench.precision import full_precision
 
 SHORT = 2.0  # seconds; what took longer is not measured again
 BACKWARD = 1.5  # what a backward pass counts, in forward passes
-CLEAN, NULL, AGAIN = "clean", "null control", "asked again"  # stages beside the attacks
-EXACT = (CLEAN, NULL, AGAIN)  # cost what is planned: no image is done early
+CLEAN, NULL, AGAIN, RANGES = "clean", "null control", "asked again", "other ranges"  # stages beside the attacks
+EXACT = (CLEAN, NULL, AGAIN, RANGES)  # cost what is planned: no image is done early
 
 Progress = Callable[[str, float, float], None]  # (what, work done, all work), work in passes over one image
 
@@ -97,14 +99,21 @@ def repeated_work(target: Target, n: int) -> float:
     return float(2 * min(SEEN, n) * target.draws)
 
 
-def work_ahead(target: Target, rows: list[Row], n: int, passes: int) -> dict[str, float]:
-    """Work of every stage of a run over n images, at most."""
+def ranges_work(target: Target, images: Images) -> float:
+    """Work of trying whether a model expects pixels of another range."""
+    return float(tries(target, images) * min(IMAGES, len(images)))
+
+
+def work_ahead(target: Target, rows: list[Row], images: Images, passes: int) -> dict[str, float]:
+    """Work of every stage of a run over the images, at most."""
+    n = len(images)
     stages = {CLEAN: float(n * passes * target.draws)}
     stages |= {row.id: images_of_row(row, n) * row_work(target, row, passes) for row in rows}
     if target.stochastic:
         stages[NULL] = float(n * null_work(target, rows, passes))
     else:
         stages[AGAIN] = repeated_work(target, n)
+    stages[RANGES] = ranges_work(target, images)
     return stages
 
 

@@ -195,7 +195,7 @@ def baseline_of(run: Run, samples: Sequence[Sample], command: str) -> Baseline:
     checks = {check.code: check.detail for check in run.checks if check.fired}
     proofless = dict.fromkeys(sorted(checks.keys() & PROOFLESS), 1.0)
     if "zero-gradient" in proofless:
-        proofless["zero-gradient"] = _blind(rows, by_row, len(order))
+        proofless["zero-gradient"] = _blind(rows, by_row, len(order), int(run.model.get("m", 1)) if stochastic else 1)
     return Baseline(
         model=name,
         model_digest=run.model_digest,
@@ -218,17 +218,17 @@ def baseline_of(run: Run, samples: Sequence[Sample], command: str) -> Baseline:
     )
 
 
-def _blind(rows: Sequence[AttackRow], samples: Mapping[str, Sequence[Sample]], n: int) -> float:
+def _blind(rows: Sequence[AttackRow], samples: Mapping[str, Sequence[Sample]], n: int, draws: int) -> float:
     """Share of the images that gave no gradient to the attack that got most; 0 where one that needs none tried hard."""
     whole = [row for row in rows if row.n == n and row.category != "transfer"]
-    if any(row.category == "black-box" and _searched(samples[row.id]) for row in whole):
+    if any(row.category == "black-box" and _searched(samples[row.id], draws) for row in whole):
         return 0.0
     return min((row.flat / n for row in whole if row.backwards), default=1.0)
 
 
-def _searched(samples: Sequence[Sample]) -> bool:
-    """Whether an attack without gradients asked the model often enough about every image that it left."""
-    return all(sample.forwards >= QUERIES for sample in samples if sample.correct > 0)
+def _searched(samples: Sequence[Sample], draws: int) -> bool:
+    """Whether an attack without gradients looked often enough, by so many draws a look, at every image that it left."""
+    return all(sample.forwards >= QUERIES * draws for sample in samples if sample.correct > 0)
 
 
 def images_of(samples: Sequence[Sample]) -> list[str]:

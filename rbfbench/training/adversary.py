@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -31,19 +32,21 @@ def adversarial(model: nn.Module, x: Tensor, y: Tensor, adversary: Adversary, ke
     geometry, eps = NORMS[adversary.norm], adversary.eps
     training = model.training
     model.eval()
+    # In bfloat16 the divergence at a start so near is lost to rounding, and the walk has no gradient to follow.
+    precise = torch.autocast(x.device.type, enabled=False) if adversary.beta is not None else nullcontext()
     if adversary.beta is None:
         objective: Callable[[Tensor], Tensor] = lambda logits: F.cross_entropy(logits, y, reduction="sum")  # noqa: E731
         start = geometry.start(keys, x, eps)
     else:
-        with torch.no_grad():
-            clean = model(x).float().softmax(1)
+        with torch.no_grad(), precise:
+            clean = model(x).softmax(1)
         objective = lambda logits: F.kl_div(logits.log_softmax(1), clean, reduction="sum")  # noqa: E731
         start = NEAR * keys.normal(tuple(x.shape[1:]), x)
     x_adv = x + geometry.project(x, start, eps)
     for _ in range(adversary.steps):
         leaf = x_adv.detach().requires_grad_()
-        # In bfloat16 the divergence at a start so near is lost to rounding, and the walk has no gradient to follow.
-        (gradient,) = torch.autograd.grad(objective(model(leaf).float()), leaf)
+        with precise:
+            (gradient,) = torch.autograd.grad(objective(model(leaf)), leaf)
         moved = x_adv - x + geometry.step(x_adv, gradient, adversary.step_size)
         x_adv = x + geometry.project(x, moved, eps)
     model.train(training)

@@ -74,6 +74,12 @@ def test_attacks_that_are_typed_beat_a_suite_of_the_environment(run):
     assert [row["attack"] for row in found["rows"]] == ["fgsm"]
 
 
+def test_a_suite_of_the_environment_beats_attacks_of_the_file(run):
+    text = '[options]\ndataset = "digits"\neps = 0.1\nlimit = 3\nmodel = "cnn"\nattack = ["fgsm"]\n'
+    found = spec(run(text, "attack", "--json", "-", env={"RBFBENCH_ATTACK_SUITE": "quick"}))
+    assert found["suite"] == "quick"
+
+
 def test_the_section_of_a_command_beats_that_of_all(run):
     assert spec(run(DIGITS + "limit = 3\n", "attack", "--json", "-"))["limit"] == 3
 

@@ -63,6 +63,18 @@ def test_a_folder_of_other_results_is_refused_before_anything_is_attacked(here, 
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
 
 
+def test_a_folder_in_which_nothing_came_about_can_be_used_again(here, tmp_path):
+    asked = ("sweep", "--over", "eps", "--values", "0.05", "--model", "cnn", *SMALL, "--out", "kept")
+    assert here(*asked, "--attack", "transfer", "--surrogate", "nosuch").exit_code != 0
+    assert here(*asked).exit_code == 0
+    (tmp_path / "kept" / "sweep.json").write_text("{")
+    assert here(*asked).exit_code == 0, "a damaged one is written anew"
+    (tmp_path / "kept" / "question.txt").unlink()
+    done = here(*asked)
+    assert isinstance(done.exception, LoadError)
+    assert "it holds a sweep.json that may be another's" in str(done.exception)
+
+
 def test_the_table_shows_every_value_and_the_curve_is_drawn(here, tmp_path):
     eps = ("--over", "eps", "--values", "8/255,0.1,0.3", "--model", "cnn")
     done = here("sweep", *eps, *SMALL, "--figure", "curve.svg", "--out", "kept")

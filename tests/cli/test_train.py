@@ -59,6 +59,7 @@ def test_trained_weights_come_with_a_card_and_can_be_attacked(tmp_path):
     assert (
         "--out mine.safetensors exists: its weights would be lost; choose another --out, or remove it" in again.stderr
     )
+    assert train(tmp_path, *ARGUMENTS, "3", "--seed", "3", "--resume").returncode == 2, "there is nothing to resume"
     assert (tmp_path / "mine.safetensors").read_bytes() == weights
     attacked = subprocess.run(
         command("attack", "--model", "mine.safetensors", "--dataset", "digits", "--eps", "0.1", "--json", "-"),

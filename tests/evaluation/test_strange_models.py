@@ -45,6 +45,55 @@ def test_whatever_changes_what_attacks_meet_shows_in_the_fingerprint(one: dict, 
     assert first == again != second
 
 
+class Wide(nn.Module):
+    """A thousand outputs, each a little different by rounding in a batch of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 1000))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits
+
+
+def test_the_fingerprint_does_not_follow_the_batch_size_or_chance() -> None:
+    """Whatever a batch may hold, and however often it is asked for; nor does it move the global generators."""
+
+    class Fickle(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: object, upstream: Tensor) -> Tensor:
+            return upstream * torch.rand_like(upstream)
+
+    class Noisy(Wide):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(Fickle.apply(x))
+
+    data = rbfbench.load_data("digits").head(20)
+    for model in (Wide(), Noisy()):
+        target, before = inspect(model, "toy", data, CPU), torch.get_rng_state()
+        digests = []
+        for target.max_rows in (128, 1, 3):
+            digests.append(target.fingerprint(data))
+        assert len(set(digests)) == 1
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_net_of_the_users_behind_our_layers_is_not_ours() -> None:
+    data = rbfbench.load_data("digits").head(20)
+    digests = []
+    for straight in (False, True):
+        ours = rbfbench.load_model("rcnn", "digits", beta2=0.0)
+        ours.classifier = Quantised(straight=straight)
+        digests.append(inspect(ours, "toy", data, CPU).fingerprint(data))
+    assert digests[0] != digests[1]
+
+
 class Stateful(nn.Module):
     """Keeps what is no tensor beside its weights."""
 
@@ -101,15 +150,22 @@ def test_chance_is_that_of_the_commonest_class_where_a_model_has_outputs_that_no
     assert "clean-at-chance" not in fired_of(evaluate(right, few, spec([row("fgsm")], few)).run)
 
 
-def test_images_of_one_class_of_a_sorted_set_are_told() -> None:
+def test_the_first_images_of_a_sorted_set_are_told() -> None:
     data = rbfbench.load_data("digits").head(300)
     order = np.argsort(data.labels, kind="stable")
     by_class = dataclasses.replace(
         data, pixels=data.pixels[order], labels=data.labels[order], indices=data.indices[order]
     )
     target = inspect(rbfbench.load_model("cnn", "digits"), "toy", data, CPU)
-    for images, fired in ((by_class.head(25), True), (by_class, False), (data.head(25), False), (data.head(2), False)):
-        assert ("sorted-images" in fired_of(evaluate(target, images, spec([row("fgsm")], images)).run)) is fired
+    for images, available, fired in (
+        (by_class.head(25), 300, True),
+        (by_class.head(60), 300, True),
+        (by_class, 300, False),  # all of them
+        (data.head(25), 300, False),
+        (by_class.head(3), 300, False),  # too few to tell
+    ):
+        asked = dataclasses.replace(spec([row("fgsm")], images), available=available)
+        assert ("sorted-images" in fired_of(evaluate(target, images, asked).run)) is fired
 
 
 def test_a_missing_normalisation_is_told_where_the_model_is_well_above_chance() -> None:
@@ -130,6 +186,15 @@ def test_a_missing_normalisation_is_told_where_the_model_is_well_above_chance() 
     assert not found["clean-at-chance"].fired
     plain = evaluate(inspect(nn.Sequential(net), "toy", data, CPU), data, spec([row("fgsm")], data)).run
     assert "other-input-range" not in fired_of(plain)
+
+    class Shifted(Signed):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).roll(1, dims=1)
+
+    shifted = evaluate(inspect(Shifted(), "toy", data, CPU), data, spec([row("fgsm")], data)).run
+    (chance,) = [check for check in shifted.checks if check.code == "clean-at-chance"]
+    assert chance.fired
+    assert "label order?" in chance.detail, "no range makes it better than guessing"
 
 
 class Purifier(nn.Module):

@@ -92,7 +92,9 @@ def test_a_verdict_costs_what_is_said_of_it(attack: str, given: dict[str, int]) 
     target, each = inspect(Counting(), "toy", data, CPU, m=2), row(attack, "eot", **given)
     asked.clear()
     outcome = evaluate(target, data, spec([each], data, passes=5))
-    around = 60 * 5 * 2 + 60 * 5 * 2 * 2 + 8 * 2  # the clean images, the null control, the fingerprint
+    around = (
+        60 * 5 * 2 + 60 * 5 * 2 * 2 + 8 * 2 + 8
+    )  # the clean images, the null control, the fingerprint and its way back
     attacking = 60 * outcome.run.attacks[0].forwards
     assert sum(asked) - around - attacking == 60 * verdict_work(target, each, 5)
 
@@ -100,13 +102,29 @@ def test_a_verdict_costs_what_is_said_of_it(attack: str, given: dict[str, int]) 
 def test_questions_asked_again_are_planned_and_told() -> None:
     data, told = images(60), []
     target, each = inspect(Brightness(), "toy", data, CPU), row("fgsm")
-    planned = work_ahead(target, [each], 60, 1)
+    planned = work_ahead(target, [each], data, 1)
     assert planned["asked again"] == 2 * 60
+    assert planned["other ranges"] == 4 * 60  # grey images: bytes, signed, MNIST's mean, and none
     evaluate(target, data, spec([each], data), progress=lambda *now: told.append(now))
     assert told[0][2] == sum(planned.values())
     again = [done for what, done, _ in told if what == "asked again"]
     assert again[-1] - again[0] == 2 * 60
     assert len(again) > 60 / 8  # told as it goes, pass by pass
+    assert told[-1][1] == told[-1][2]
+    assert "other ranges" not in {what for what, _, _ in told}, "it is right on all images"
+
+
+def test_other_ranges_are_told_as_they_are_tried() -> None:
+    class Wrong(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            return -super().forward(x)
+
+    data, told = images(60), []
+    evaluate(
+        inspect(Wrong(), "toy", data, CPU), data, spec([row("fgsm")], data), progress=lambda *now: told.append(now)
+    )
+    tried = [done for what, done, _ in told if what == "other ranges"]
+    assert tried[-1] - tried[0] == 4 * 60
     assert told[-1][1] == told[-1][2]
 
 
