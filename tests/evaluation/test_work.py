@@ -92,9 +92,7 @@ def test_a_verdict_costs_what_is_said_of_it(attack: str, given: dict[str, int]) 
     target, each = inspect(Counting(), "toy", data, CPU, m=2), row(attack, "eot", **given)
     asked.clear()
     outcome = evaluate(target, data, spec([each], data, passes=5))
-    around = (
-        60 * 5 * 2 + 60 * 5 * 2 * 2 + 8 * 2 + 8
-    )  # the clean images, the null control, the fingerprint and its way back
+    around = 60 * 5 * 2 + 60 * 5 * 2 * 2 + 8 * 2 + 8 + 4 * 60  # clean, null control, fingerprint, other ranges
     attacking = 60 * outcome.run.attacks[0].forwards
     assert sum(asked) - around - attacking == 60 * verdict_work(target, each, 5)
 
