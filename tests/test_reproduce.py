@@ -1535,7 +1535,10 @@ def test_a_command_that_fails_ends_the_table_with_its_exit_code(tmp_path, capfd)
 
 
 def test_the_page_is_of_as_many_images_as_the_small_scale_takes_or_more():
-    """Of every table with the small scale: images of its columns, and draws of its certificates."""
+    """Of every table with the small scale: images of its columns, and draws of its certificates.
+
+    The authors' constants stand beside the paper's text on as many as a number of the paper is judged by.
+    """
     for file in sorted((BENCHMARKS / "results").glob("table-*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
         table, dataset = found["table"], found["dataset"]
@@ -1544,7 +1547,8 @@ def test_the_page_is_of_as_many_images_as_the_small_scale_takes_or_more():
         given = reproduce.asked([table, "--dataset", dataset, "--scale", "small"])
         for name, column in found["columns"].items():
             n = column.get("n") or (column.get("clean") or column["certified"][0])["n"]
-            assert n >= given.limit, (file.name, name)
+            least = min(given.limit, claims.ENOUGH) if name.startswith(reproduce.AUTHORS) else given.limit
+            assert n >= least, (file.name, name)
             if "draws" in column and table == "6":
                 assert column["draws"] >= given.draws, (file.name, name)
     full = reproduce.asked(["6"])
