@@ -84,7 +84,7 @@ KINDS = """\
 `cnn-ls-noise` its control: the same smoothed labels and noisy copies without the layers. `madry` is adversarial
 training by PGD under linf.{authors} All of them stand [below](#how-to-read-the-tables).
 """
-SINCE = "Table I of `rcnn+` on MNIST, and all of `rcnn-authors`"
+SINCE = "Tables I and V (l2) of `rcnn+` on MNIST, and all of `rcnn-authors`"
 OF_AUTHORS = " `rcnn-authors` and `rcnn+-authors` have the constants of the authors' scripts."
 WHOLE = re.compile(r"^\| test: .*? \| ([\d.]+)% ", re.MULTILINE)  # of a card: accuracy on the whole test set
 SHIPPED = "the models shipped here"
