@@ -234,9 +234,9 @@ def traded(plan: Plan) -> Iterator[Job]:
         blind = ("--attack", "pgd", "--attack", nearest, *few, *TRANSFER, *plan.transferred())
         yield Job(f"rcnn+ beta2={beta2}", plain.attack("rcnn+", norm, *words, *blind))
         if float(beta2):
-            adaptive = ("--attack", "pgd", "--gradient", "bpda-eot", "--eot-samples", "50")
-            adaptive = (*adaptive, "--objective", "mean-of-losses")
-            yield Job(f"rcnn+ adaptive, beta2={beta2}", plain.attack("rcnn+", norm, *words, *adaptive))
+            adaptive = ("--attack", "pgd", "--gradient", "bpda-eot", "--objective", "mean-of-losses")
+            paper = (*adaptive, "--eot-samples", "50")
+            yield Job(f"rcnn+ adaptive, beta2={beta2}", plain.attack("rcnn+", norm, *words, *paper))
             through = ("--attack", "apgd-ce", "--gradient", "eot")
             yield Job(f"rcnn+ stronger, beta2={beta2}", plan.attack("rcnn+", norm, *words, *through))
         else:

@@ -235,8 +235,8 @@ def stronger_here(tables: dict[str, Any]) -> str:
     }
     if not ours:
         return ""
-    rows = ", ".join(ours.values())
-    return f" Our attacks are stronger than the paper's as well: of adversarial training under l1, {rows}."
+    said_so = ", ".join(ours.values())
+    return f" Our attacks are stronger than the paper's as well: of adversarial training under l1, {said_so}."
 
 
 def said_of(model: str, norm: str, dataset: str) -> float | None:

@@ -464,6 +464,25 @@ def test_only_attacks_on_all_images_and_on_the_model_prove_something(here, runs,
     assert "! check zero-gradient" in done.stdout
 
 
+NOISY = """
+import torch, rbfbench
+
+def build():
+    model = rbfbench.load_model("cnn", "digits")
+    return lambda x: (1e4 * model(x)).softmax(1).log().clamp(min=-50) + 1e-3 * torch.randn(len(x), 10)
+"""
+
+
+@pytest.mark.parametrize(("queries", "code"), [(999, 3), (1000, 0)])
+def test_a_look_of_a_random_model_counts_once_however_many_passes_it_takes(here, runs, queries, code):
+    (runs / "noisy.py").write_text(NOISY)
+    asked = ("--model", "noisy.py:build", "--m", "2", "--dataset", "digits", "--eps", "0.05", "--limit", "10")
+    search = ("--attack", "fgsm", "--attack", "square", "--set", f"square.queries={queries}", "--device", "cpu")
+    done = here("check", *asked, *search, "--min-accuracy", "0.1")
+    assert done.exit_code == code, done.output
+    assert "! check zero-gradient" in done.stdout
+
+
 def test_another_question_is_refused_before_anything_is_attacked(here, monkeypatch):
     def attacked(*given: object, **options: object) -> None:
         raise AssertionError("attacked")

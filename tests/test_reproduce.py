@@ -902,6 +902,39 @@ def test_more_left_of_a_random_model_by_fewer_attacks_is_not_called_more():
     assert {claim: found[claim] for claim in others} == others, "the control has not run under l2"
 
 
+def test_a_control_that_has_not_run_excuses_nothing_and_proves_nothing():
+    tables, claim = unmasked(as_in_the_paper("mnist", 200)), "the layers do not mask gradients"
+    own, elsewhere = {"pgd/static": scored(180)}, {"transfer-pgd": scored(60)}
+    alike = {"pgd/static": scored(2), "transfer-pgd": scored(100)}
+    assert claims.own_is_weaker(own | elsewhere, alike)["transfer-pgd"] is True
+    assert claims.own_is_weaker(own | elsewhere, own | elsewhere)["transfer-pgd"] is False
+    assert claims.own_is_weaker(own | elsewhere, {})["transfer-pgd"] is None
+    assert claims.own_is_weaker(alike, {})["transfer-pgd"] is False, "there is nothing to excuse"
+    assert verdicts("mnist", tables)[claim] == "reproduced"
+
+
+def test_more_left_beyond_the_bound_counts_where_random_search_met_all_images():
+    tables = as_in_the_paper("mnist", 200)
+    claim = "beyond the bound it keeps what adversarial training loses"
+    column = tables["4"]["rcnn+ eps=0.35"]
+    found = []
+    for n in (200, 50):
+        rows = column["rows"] | {"square": scored(n, n)}
+        found.append(
+            verdicts("mnist", tables | {"4": tables["4"] | {"rcnn+ eps=0.35": column | {"rows": rows}}})[claim]
+        )
+    assert found == ["reproduced", "cannot tell"]
+
+
+def test_certificates_on_few_images_leave_no_number_in_doubt():
+    def column(k: int, n: int) -> dict:
+        cells = [scored(n, n) | {"radius": 0.0}, scored(k, n) | {"radius": 0.5}]
+        return {"rcnn+ sigma=0.3 n=50000": {"certified": cells, "ceiling": 1.1, "draws": 50_000}}
+
+    parts = [list(claims.certified_as_said("mnist", column(k, n), "rcnn+")) for k, n in ((20, 20), (5, 20), (97, 100))]
+    assert parts == [[], [False], [True]]
+
+
 def test_rows_on_few_images_refute_a_number_and_leave_none_in_doubt():
     tables, claim = as_in_the_paper("mnist", 200), "rCNN+ is robust under linf without adversarial training"
 
@@ -1420,6 +1453,18 @@ def test_a_rate_that_trains_no_net_goes_on_from_a_trained_one():
         if (dataset, preset) != ("cifar10", "authors")
     ]
     assert not any("--start" in words for each in others for words in train_models.commands(Path("folder"), *each))
+
+
+def test_models_that_are_there_whole_are_not_trained_again(tmp_path, monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(train_models, "called", lambda words: ran.append(Path(words[words.index("--out") + 1]).stem))
+    monkeypatch.setattr(sys, "argv", ["train_models.py", str(tmp_path)])
+    (tmp_path / "mnist-cnn.safetensors").touch()
+    (tmp_path / "mnist-rcnn.safetensors").touch()
+    (tmp_path / "mnist-rcnn.safetensors.work").mkdir()  # which goes on, or is found to be done
+    train_models.main()
+    assert [f"mnist-{name}" for name in train_models.TRAINED if name != "cnn"] == ran
+    assert "mnist-cnn.safetensors is there" in capsys.readouterr().out
 
 
 def test_adversarial_training_takes_the_papers_epochs():

@@ -61,8 +61,9 @@ def certify(**given: Any) -> None:  # noqa: ANN401  (click passes the options de
     done = _run(given, radii)
 
     from rbfbench.reporting.certificate_table import certificate_table
+    from rbfbench.results.store import CERTIFY_FILE
 
-    hand_over(done, given, "certify.json", lambda: certificate_table(done))
+    hand_over(done, given, CERTIFY_FILE, lambda: certificate_table(done))
     if done.status == "started":
         from rbfbench.cli import INTERRUPTED
 

@@ -68,12 +68,12 @@ def read(paths: Sequence[Path]) -> Report:
     """
     from rbfbench.reporting.report import Certificates, Entry, Report, sweeps_of
     from rbfbench.results.certificates import Certification
-    from rbfbench.results.store import read_document, read_run
+    from rbfbench.results.store import CERTIFY_FILE, SWEEP_FILE, read_document, read_run
     from rbfbench.results.sweep import Sweep
 
     entries, sweeps, certifications = list[Entry](), list[Sweep](), list[Certificates]()
     for path in paths:
-        sweep, certify = (path if path.name == name else path / name for name in ("sweep.json", "certify.json"))
+        sweep, certify = (path if path.name == name else path / name for name in (SWEEP_FILE, CERTIFY_FILE))
         if sweep.is_file():
             sweeps.append(read_document(sweep, Sweep))
         elif certify.is_file():

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from rbfbench.results.records import Sample
     from rbfbench.results.sweep import Sweep
 
-SWEEP_FILE = "sweep.json"
 OVER = ("eps", "beta1", "beta2", "m", "var_floor")
 BETA2 = "0,1,1.5,1.75"  # those of the paper, Table VII, and one below
 SHARES = (0.25, 0.5, 1.0, 2.0)  # of the paper's radius
@@ -171,7 +170,7 @@ def _run(
 
 def _claim(out: Path, over: str, values: dict[str, float], spec: RunSpec) -> None:
     """Refuse a folder of another sweep, whose sweep.json would make way for this one (`LoadError`)."""
-    from rbfbench.results.store import claim, read_document
+    from rbfbench.results.store import SWEEP_FILE, claim, read_document
     from rbfbench.results.sweep import Sweep
 
     question = spec.question()
@@ -194,6 +193,7 @@ def _show(line: ProgressLine, where: str, what: str, done: float, total: float) 
 
 def _print(given: dict[str, Any], done: Sweep) -> None:
     from rbfbench.reporting.sweep_table import sweep_table
+    from rbfbench.results.store import SWEEP_FILE
 
     hand_over(done, given, SWEEP_FILE, lambda: sweep_table(done))
     if given["figure"]:

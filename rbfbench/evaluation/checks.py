@@ -212,9 +212,7 @@ def _static(target: Target, cells: Sequence[Cell]) -> Check:
 def _breaks_more(one: Cell, other: Cell) -> bool:
     """Whether a row leaves less than another on the images of both, and by more than chance explains."""
     elsewhere = _broken_elsewhere(one) | _broken_elsewhere(other)
-    both = [pair for image, pair in _pairs(one, other).items() if image not in elsewhere]
-    left = [theirs for _, theirs in both], [ours for ours, _ in both]
-    return bool(both) and compare(*left, decisions=one.row.decisions).p_fall < SELDOM
+    return _stronger({image: pair for image, pair in _pairs(one, other).items() if image not in elsewhere}, one)
 
 
 def _pairs(one: Cell, other: Cell) -> dict[str, tuple[float, float]]:
@@ -247,7 +245,7 @@ def _black_box(cells: Sequence[Cell]) -> Check:
         f"{cell.row.id} ({cell.row.accuracy:.1%})"
         for cell in cells
         if cell.row.category in ("black-box", "transfer") and gradients
-        if all(_stronger(cell, other) for other in _telling(cell, gradients))
+        if all(_stronger(_pairs(cell, other), cell) for other in _telling(cell, gradients))
     ]
     return Check(
         code="black-box-stronger",
@@ -262,11 +260,10 @@ def _telling(one: Cell, others: Sequence[Cell]) -> Sequence[Cell]:
     return [other for other in others if len(_pairs(one, other)) >= MET] or others
 
 
-def _stronger(one: Cell, other: Cell) -> bool:
-    """Whether a row leaves less than another on the images of both, spared ones too, and beyond chance."""
-    both = _pairs(one, other).values()
-    left = [theirs for _, theirs in both], [ours for ours, _ in both]
-    return bool(both) and compare(*left, decisions=one.row.decisions).p_fall < SELDOM
+def _stronger(pairs: dict[str, tuple[float, float]], one: Cell) -> bool:
+    """Whether the first of each pair, which are of the row `one`, are less than the second beyond chance."""
+    left = [theirs for _, theirs in pairs.values()], [ours for ours, _ in pairs.values()]
+    return bool(pairs) and compare(*left, decisions=one.row.decisions).p_fall < SELDOM
 
 
 def _eight_bit(rows: Sequence[AttackRow]) -> Check:

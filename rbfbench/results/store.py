@@ -24,9 +24,9 @@ D = TypeVar("D", bound=Record)
 
 RUN_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl.gz"
+SWEEP_FILE, CERTIFY_FILE = "sweep.json", "certify.json"  # results of other commands
 QUESTION_FILE = "question.txt"
 CELLS = "cells"
-DOCUMENTS = ("sweep.json", "certify.json")  # results of other commands
 SCHEMA_VERSION = 1
 
 
@@ -51,12 +51,12 @@ def claim(folder: Path, question: Mapping[str, Any]) -> None:
         LoadError: It is dedicated to another, holds results of another kind, or cannot be written.
     """
     asked, file = cell_key(question), folder / QUESTION_FILE
-    if file.is_file() and not _came_to_nothing(folder):
+    if file.is_file():
         if file.read_text(encoding="utf-8").strip() != asked:
             todo = "choose another --out, or repeat the command that made it"
             raise LoadError(f"cannot use {folder} for this run", "it holds a run with other settings", todo)
         return
-    if found := [name for name in DOCUMENTS if (folder / name).is_file() and not file.is_file()]:
+    if found := [name for name in (SWEEP_FILE, CERTIFY_FILE) if (folder / name).is_file()]:
         todo = "choose another --out"
         raise LoadError(f"cannot use {folder} for this run", f"it holds a {found[0]} that may be another's", todo)
     try:
@@ -64,11 +64,6 @@ def claim(folder: Path, question: Mapping[str, Any]) -> None:
     except OSError as error:
         raise LoadError(f"cannot use {folder} for a run", _reason(error), "choose another folder") from error
     write_atomic(file, asked.encode() + b"\n")
-
-
-def _came_to_nothing(folder: Path) -> bool:
-    """Whether a run claimed the folder and ended before it had anything to keep."""
-    return not any(path.is_file() and path.name != QUESTION_FILE for path in folder.rglob("*"))
 
 
 class RunFolder:

@@ -860,6 +860,8 @@ def test_a_black_box_that_does_better_than_gradients_is_told():
     assert "black-box-stronger" in fired(run(Hidden(), capped[::-1]))
     few = [rows[0], dataclasses.replace(rows[1], limit=5)]
     assert "black-box-stronger" not in fired(run(Hidden(), few)), "2^-5 is not seldom"
+    short = [*rows, dataclasses.replace(row("mi-fgsm"), limit=3)]
+    assert "black-box-stronger" in fired(run(Hidden(), short)), "three images cannot tell, and do not gainsay"
     one_step = [row("fgsm"), *rows]
     assert "black-box-stronger" in fired(run(Hidden(), [one_step[0], one_step[2]])), "there is no other"
     assert "black-box-stronger" not in fired(run(Brightness(), one_step))
